@@ -1,0 +1,710 @@
+// The C ABI: one entry point per function of hllm.h. Each resolves handles, checks every argument, and calls the device.
+#include <cstring>
+#include <initializer_list>
+#include <new>
+#include <string>
+
+#include "abi/backend.h"
+#include "abi/handles.h"
+#include "cpu/cpu.h"
+
+namespace hllm {
+namespace {
+
+HandleTable<Context, hllm_context> contexts("context");
+HandleTable<Buffer, hllm_buffer> buffers("buffer");
+HandleTable<Weight, hllm_weight> weights("weight");
+HandleTable<Plan, hllm_plan> plans("plan");
+
+thread_local std::string error_message;
+
+// Calls share it; resizing the team waits for them, as their scratch is cut by its size.
+std::shared_mutex team_in_use;
+
+// The barrier: no exception leaves the library.
+template <class F>
+int32_t guarded(F&& body) noexcept {
+    try {
+        body();
+        return HLLM_OK;
+    } catch (const Error& error) {
+        error_message = error.what();
+        return error.status;
+    } catch (const std::bad_alloc&) {
+        error_message = "out of host memory";
+        return HLLM_OUT_OF_MEMORY;
+    } catch (const std::exception& error) {
+        error_message = error.what();
+        return HLLM_INTERNAL;
+    } catch (...) {
+        error_message = "unknown exception";
+        return HLLM_INTERNAL;
+    }
+}
+
+constexpr int64_t ANY = -1;
+
+std::string text_of(const int64_t* shape, int rank) {
+    std::string text = "[";
+    for (int i = 0; i < rank; i++) {
+        if (i > 0) text += ",";
+        text += shape[i] == ANY ? "*" : std::to_string(shape[i]);
+    }
+    return text + "]";
+}
+
+const char* name_of(int32_t dtype) {
+    return dtype == HLLM_F32 ? "f32" : dtype == HLLM_BF16 ? "bf16" : dtype == HLLM_I32 ? "i32" : "an unknown dtype";
+}
+
+// One call on a context: exclusive use of it, and the buffers of the call kept alive to its end.
+class Call {
+   public:
+    Call(const char* op, hllm_context* handle) : op_(op), team_(team_in_use), context_(contexts.get(handle)) {
+        std::thread::id nobody{};
+        if (!context_->user.compare_exchange_strong(nobody, std::this_thread::get_id()))
+            fail(HLLM_INVALID_ARGUMENT, "%s: the context is in use by another thread; give each thread its own", op);
+        try {
+            context_->scratch.reset();
+        } catch (...) {
+            context_->user.store(std::thread::id{});
+            throw;
+        }
+    }
+    Call(const Call&) = delete;
+    ~Call() { context_->user.store(std::thread::id{}); }
+
+    Context& context() { return *context_; }
+    Backend& backend() { return *context_->backend; }
+
+    View in(const char* name, const hllm_tensor* tensor, int32_t dtype, std::initializer_list<int64_t> shape) {
+        View view = resolve(name, tensor, false);
+        if (view.dtype != dtype)
+            fail(HLLM_INVALID_ARGUMENT, "%s: %s is %s, expected %s", op_, name, name_of(view.dtype), name_of(dtype));
+        bool equal = view.rank == static_cast<int32_t>(shape.size());
+        for (int i = 0; equal && i < view.rank; i++)
+            equal = shape.begin()[i] == ANY || shape.begin()[i] == view.shape[i];
+        if (!equal)
+            fail(HLLM_INVALID_ARGUMENT, "%s: %s has shape %s, expected %s", op_, name, text_of(view.shape, view.rank).c_str(),
+                 text_of(shape.begin(), static_cast<int>(shape.size())).c_str());
+        return view;
+    }
+    View out(const char* name, const hllm_tensor* tensor, int32_t dtype, std::initializer_list<int64_t> shape) {
+        View view = in(name, tensor, dtype, shape);
+        if (pins_[pinned_ - 1]->wrapped)
+            fail(HLLM_INVALID_ARGUMENT, "%s: %s is an output, but its buffer wraps read-only host memory", op_, name);
+        for (int i = 0; i < view.rank; i++)
+            if (view.shape[i] > 1 && view.stride[i] == 0)
+                fail(HLLM_INVALID_ARGUMENT, "%s: %s is an output, but its rows overlap (stride 0)", op_, name);
+        return view;
+    }
+    View optional_in(const char* name, const hllm_tensor* tensor, int32_t dtype, std::initializer_list<int64_t> shape) {
+        return tensor ? in(name, tensor, dtype, shape) : View{};
+    }
+    View optional_out(const char* name, const hllm_tensor* tensor, int32_t dtype, std::initializer_list<int64_t> shape) {
+        return tensor ? out(name, tensor, dtype, shape) : View{};
+    }
+    std::shared_ptr<Weight> weight(hllm_weight* handle) { return on_device("weight", weights.get(handle)); }
+    std::shared_ptr<Plan> plan(hllm_plan* handle) { return on_device("plan", plans.get(handle)); }
+    std::shared_ptr<Buffer> buffer(hllm_buffer* handle) { return on_device("buffer", buffers.get(handle)); }
+
+    // Any dtype and shape; bounds are checked.
+    View resolve(const char* name, const hllm_tensor* tensor, bool output) {
+        if (!tensor) fail(HLLM_INVALID_ARGUMENT, "%s: %s is NULL", op_, name);
+        if (tensor->struct_size < sizeof(hllm_tensor))
+            fail(HLLM_INVALID_ARGUMENT, "%s: %s has struct_size %u, expected %zu", op_, name, tensor->struct_size,
+                 sizeof(hllm_tensor));
+        if (tensor->rank < 1 || tensor->rank > 4)
+            fail(HLLM_INVALID_ARGUMENT, "%s: %s has rank %d, expected 1 to 4", op_, name, tensor->rank);
+        if (tensor->dtype < HLLM_F32 || tensor->dtype > HLLM_I32)
+            fail(HLLM_INVALID_ARGUMENT, "%s: %s has unknown dtype %d", op_, name, tensor->dtype);
+        std::shared_ptr<Buffer> memory;
+        try {
+            memory = buffer(tensor->buffer);
+        } catch (const Error& error) {
+            fail(error.status, "%s: %s: %s", op_, name, error.what());
+        }
+        const int64_t size = tensor->dtype == HLLM_BF16 ? 2 : 4;
+        int64_t last = 0;
+        bool bad = tensor->offset < 0 || tensor->offset % size != 0, empty = false;
+        View view;
+        view.dtype = tensor->dtype;
+        view.rank = tensor->rank;
+        for (int i = 0; i < tensor->rank; i++) {
+            int64_t step = 0;
+            view.shape[i] = tensor->shape[i];
+            view.stride[i] = tensor->stride[i];
+            bad |= tensor->shape[i] < 0 || tensor->stride[i] < 0;
+            empty |= tensor->shape[i] == 0;
+            if (tensor->shape[i] > 0)
+                bad |= __builtin_mul_overflow(tensor->shape[i] - 1, tensor->stride[i], &step) ||
+                       __builtin_add_overflow(last, step, &last);
+        }
+        if (!bad && !empty)
+            bad |= __builtin_add_overflow(last, int64_t{1}, &last) || __builtin_mul_overflow(last, size, &last) ||
+                   __builtin_add_overflow(last, tensor->offset, &last) || last > memory->bytes;
+        if (bad)
+            fail(HLLM_INVALID_ARGUMENT, "%s: %s %s at byte %lld does not lie in its buffer of %lld bytes", op_, name,
+                 text_of(tensor->shape, tensor->rank).c_str(), static_cast<long long>(tensor->offset),
+                 static_cast<long long>(memory->bytes));
+        if (view.shape[view.rank - 1] > 1 && view.stride[view.rank - 1] != 1)
+            fail(HLLM_INVALID_ARGUMENT, "%s: %s has innermost stride %lld, expected 1", op_, name,
+                 static_cast<long long>(view.stride[view.rank - 1]));
+        if (output && memory->wrapped)
+            fail(HLLM_INVALID_ARGUMENT, "%s: %s is an output, but its buffer wraps read-only host memory", op_, name);
+        view.data = static_cast<std::byte*>(memory->data) + (empty ? 0 : tensor->offset);
+        if (pinned_ == MAX_PINS) fail(HLLM_INTERNAL, "%s: too many tensors", op_);
+        pins_[pinned_++] = std::move(memory);
+        return view;
+    }
+    std::shared_ptr<Buffer> last_buffer() { return pins_[pinned_ - 1]; }
+
+   private:
+    template <class T>
+    std::shared_ptr<T> on_device(const char* what, std::shared_ptr<T> object) {
+        if (object->backend != context_->backend)
+            fail(HLLM_INVALID_ARGUMENT, "%s: a %s of device %s was given to a context of device %s", op_, what,
+                 object->backend->name(), context_->backend->name());
+        return object;
+    }
+
+    static constexpr int MAX_PINS = 12;
+    const char* op_;
+    std::shared_lock<std::shared_mutex> team_;
+    std::shared_ptr<Context> context_;
+    std::shared_ptr<Buffer> pins_[MAX_PINS];
+    int pinned_ = 0;
+};
+
+template <class Args>
+void check_args(const char* op, const Args* args) {
+    if (!args) fail(HLLM_INVALID_ARGUMENT, "%s: args is NULL", op);
+    if (args->struct_size < sizeof(Args))
+        fail(HLLM_INVALID_ARGUMENT, "%s: args has struct_size %u, expected %zu", op, args->struct_size, sizeof(Args));
+}
+
+Backend* backend_for(const char* device) {
+    if (!device) fail(HLLM_INVALID_ARGUMENT, "device is NULL");
+    if (std::strcmp(device, "cpu") == 0) return cpu_backend();
+    fail(HLLM_UNSUPPORTED, "device '%s' is not available in this build; available: cpu", device);
+}
+
+std::shared_ptr<Buffer> allocate(Backend* backend, int64_t bytes) {
+    void* data = backend->allocate(bytes);
+    backend->live_bytes += bytes;
+    return std::make_shared<Buffer>(backend, data, bytes, false);
+}
+
+// op(a) is [m,k] and op(b) is [k,n].
+void check_product(const char* op, const View& c, const View& a, const View& b, bool transpose_a, bool transpose_b) {
+    int64_t m = a.shape[transpose_a], k = a.shape[!transpose_a], k2 = b.shape[transpose_b], n = b.shape[!transpose_b];
+    if (k != k2 || c.shape[0] != m || c.shape[1] != n)
+        fail(HLLM_INVALID_ARGUMENT, "%s: %s = %s%s x %s%s does not fit", op, text_of(c.shape, 2).c_str(),
+             text_of(a.shape, 2).c_str(), transpose_a ? "^T" : "", text_of(b.shape, 2).c_str(), transpose_b ? "^T" : "");
+}
+
+}  // namespace
+}  // namespace hllm
+
+using namespace hllm;
+
+uint32_t hllm_abi_version(void) { return HLLM_ABI_MAJOR * 65536u + HLLM_ABI_MINOR; }
+
+const char* hllm_error_message(void) { return error_message.c_str(); }
+
+const char* hllm_build_info(void) {
+    static const std::string text = cpu_build_info();
+    return text.c_str();
+}
+
+int32_t hllm_threads_set(int32_t count) {
+    return guarded([&] {
+        if (count < 0 || count > 1024) fail(HLLM_INVALID_ARGUMENT, "threads_set: count is %d, expected 0 to 1024", count);
+        std::unique_lock lock(team_in_use);
+        team().resize(count);
+    });
+}
+
+int32_t hllm_threads_get(void) { return team().size(); }
+
+int32_t hllm_live_bytes(const char* device, int64_t* bytes) {
+    return guarded([&] {
+        if (!bytes) fail(HLLM_INVALID_ARGUMENT, "live_bytes: bytes is NULL");
+        *bytes = backend_for(device)->live_bytes;
+    });
+}
+
+int32_t hllm_context_create(const char* device, hllm_context** context) {
+    return guarded([&] {
+        if (!context) fail(HLLM_INVALID_ARGUMENT, "context_create: context is NULL");
+        *context = contexts.add(std::make_shared<Context>(backend_for(device)));
+    });
+}
+
+int32_t hllm_context_destroy(hllm_context* context) {
+    return guarded([&] {
+        if (!context) return;
+        { Call busy("context_destroy", context); }
+        contexts.remove(context);
+    });
+}
+
+int32_t hllm_context_synchronize(hllm_context* context) {
+    return guarded([&] {
+        Call call("context_synchronize", context);
+        call.backend().synchronize(call.context());
+    });
+}
+
+int32_t hllm_buffer_create(hllm_context* context, int64_t bytes, hllm_buffer** buffer) {
+    return guarded([&] {
+        Call call("buffer_create", context);
+        if (!buffer) fail(HLLM_INVALID_ARGUMENT, "buffer_create: buffer is NULL");
+        if (bytes <= 0)
+            fail(HLLM_INVALID_ARGUMENT, "buffer_create: %lld bytes, expected more than 0", static_cast<long long>(bytes));
+        *buffer = buffers.add(allocate(&call.backend(), bytes));
+    });
+}
+
+int32_t hllm_buffer_wrap_host(hllm_context* context, const void* host, int64_t bytes, hllm_buffer** buffer) {
+    return guarded([&] {
+        Call call("buffer_wrap_host", context);
+        if (!buffer || !host || bytes <= 0) fail(HLLM_INVALID_ARGUMENT, "buffer_wrap_host: NULL or no bytes");
+        if (&call.backend() != cpu_backend())
+            fail(HLLM_UNSUPPORTED, "buffer_wrap_host: device %s cannot read host memory", call.backend().name());
+        *buffer = buffers.add(std::make_shared<Buffer>(&call.backend(), const_cast<void*>(host), bytes, true));
+    });
+}
+
+int32_t hllm_buffer_destroy(hllm_buffer* buffer) {
+    return guarded([&] { buffers.remove(buffer); });
+}
+
+static void* range_of(const char* op, const Buffer& buffer, const void* host, int64_t offset, int64_t bytes) {
+    if (!host || offset < 0 || bytes < 0 || offset > buffer.bytes || bytes > buffer.bytes - offset)
+        fail(HLLM_INVALID_ARGUMENT, "%s: [%lld, +%lld) does not lie in the buffer of %lld bytes, or host is NULL", op,
+             static_cast<long long>(offset), static_cast<long long>(bytes), static_cast<long long>(buffer.bytes));
+    return static_cast<std::byte*>(buffer.data) + offset;
+}
+
+int32_t hllm_buffer_write(hllm_context* context, hllm_buffer* buffer, int64_t offset, const void* host, int64_t bytes) {
+    return guarded([&] {
+        Call call("buffer_write", context);
+        auto memory = call.buffer(buffer);
+        if (memory->wrapped) fail(HLLM_INVALID_ARGUMENT, "buffer_write: the buffer wraps read-only host memory");
+        call.backend().write(call.context(), range_of("buffer_write", *memory, host, offset, bytes), host, bytes);
+    });
+}
+
+int32_t hllm_buffer_read(hllm_context* context, void* host, hllm_buffer* buffer, int64_t offset, int64_t bytes) {
+    return guarded([&] {
+        Call call("buffer_read", context);
+        auto memory = call.buffer(buffer);
+        call.backend().read(call.context(), host, range_of("buffer_read", *memory, host, offset, bytes), bytes);
+    });
+}
+
+int32_t hllm_fill(hllm_context* context, const hllm_tensor* out, float value) {
+    return guarded([&] {
+        Call call("fill", context);
+        View view = call.resolve("out", out, true);
+        if (view.dtype == HLLM_BF16) fail(HLLM_INVALID_ARGUMENT, "fill: out is bf16, expected f32 or i32");
+        call.backend().fill(call.context(), view, value);
+    });
+}
+
+int32_t hllm_convert(hllm_context* context, const hllm_tensor* out, const hllm_tensor* in) {
+    return guarded([&] {
+        Call call("convert", context);
+        View to = call.resolve("out", out, true), from = call.resolve("in", in, false);
+        if (to.rank != from.rank || !std::equal(to.shape, to.shape + to.rank, from.shape))
+            fail(HLLM_INVALID_ARGUMENT, "convert: out has shape %s, in %s", text_of(to.shape, to.rank).c_str(),
+                 text_of(from.shape, from.rank).c_str());
+        if ((to.dtype == HLLM_I32) != (from.dtype == HLLM_I32))
+            fail(HLLM_INVALID_ARGUMENT, "convert: no conversion from %s to %s", name_of(from.dtype), name_of(to.dtype));
+        call.backend().convert(call.context(), to, from);
+    });
+}
+
+int32_t hllm_matmul(hllm_context* context, const hllm_tensor* c, const hllm_tensor* a, const hllm_tensor* b,
+                    int32_t transpose_a, int32_t transpose_b, int32_t accumulate) {
+    return guarded([&] {
+        Call call("matmul", context);
+        View vc = call.out("c", c, HLLM_F32, {ANY, ANY}), va = call.in("a", a, HLLM_F32, {ANY, ANY}),
+             vb = call.in("b", b, HLLM_F32, {ANY, ANY});
+        check_product("matmul", vc, va, vb, transpose_a != 0, transpose_b != 0);
+        call.backend().matmul(call.context(), vc, va, vb, transpose_a != 0, transpose_b != 0, accumulate != 0);
+    });
+}
+
+int32_t hllm_weight_create(hllm_context* context, const hllm_tensor* source, int32_t storage, hllm_weight** weight) {
+    return guarded([&] {
+        Call call("weight_create", context);
+        if (!weight) fail(HLLM_INVALID_ARGUMENT, "weight_create: weight is NULL");
+        View view = call.resolve("source", source, false);
+        if (view.rank != 2 || view.dtype == HLLM_I32)
+            fail(HLLM_INVALID_ARGUMENT, "weight_create: source is %s of rank %d, expected f32 or bf16 of rank 2",
+                 name_of(view.dtype), view.rank);
+        if (storage != HLLM_F32 && storage != HLLM_BF16)
+            fail(HLLM_INVALID_ARGUMENT, "weight_create: storage %d, expected f32 or bf16", storage);
+        if (view.dtype == HLLM_BF16 && storage == HLLM_F32)
+            fail(HLLM_INVALID_ARGUMENT, "weight_create: a bf16 source is stored as bf16");
+        auto made = std::make_shared<Weight>(Weight{&call.backend(), call.last_buffer(), view, nullptr, view});
+        if (view.dtype != storage) {
+            made->own = allocate(&call.backend(), std::max<int64_t>(1, view.elements()) * 2);
+            made->values.data = made->own->data;
+            made->values.dtype = storage;
+            made->values.stride[0] = view.shape[1];
+            call.backend().convert(call.context(), made->values, made->source);
+        }
+        *weight = weights.add(std::move(made));
+    });
+}
+
+int32_t hllm_weight_destroy(hllm_weight* weight) {
+    return guarded([&] { weights.remove(weight); });
+}
+
+int32_t hllm_weight_refresh(hllm_context* context, hllm_weight* weight) {
+    return guarded([&] {
+        Call call("weight_refresh", context);
+        auto w = call.weight(weight);
+        if (w->own) call.backend().convert(call.context(), w->values, w->source);
+    });
+}
+
+int32_t hllm_linear_forward(hllm_context* context, const hllm_tensor* y, const hllm_tensor* x, hllm_weight* weight,
+                            int32_t accumulate) {
+    return guarded([&] {
+        Call call("linear_forward", context);
+        auto w = call.weight(weight);
+        View vy = call.out("y", y, HLLM_F32, {ANY, ANY}), vx = call.in("x", x, HLLM_F32, {ANY, ANY});
+        check_product("linear_forward", vy, vx, w->values, false, true);
+        call.backend().linear_forward(call.context(), vy, vx, *w, accumulate != 0);
+    });
+}
+
+int32_t hllm_linear_backward_input(hllm_context* context, const hllm_tensor* dx, const hllm_tensor* dy, hllm_weight* weight,
+                                   int32_t accumulate) {
+    return guarded([&] {
+        Call call("linear_backward_input", context);
+        auto w = call.weight(weight);
+        View vdx = call.out("dx", dx, HLLM_F32, {ANY, ANY}), vdy = call.in("dy", dy, HLLM_F32, {ANY, ANY});
+        check_product("linear_backward_input", vdx, vdy, w->values, false, false);
+        call.backend().linear_backward_input(call.context(), vdx, vdy, *w, accumulate != 0);
+    });
+}
+
+int32_t hllm_linear_backward_weight(hllm_context* context, const hllm_tensor* dweight, const hllm_tensor* dy,
+                                    const hllm_tensor* x) {
+    return guarded([&] {
+        Call call("linear_backward_weight", context);
+        View vdw = call.out("dweight", dweight, HLLM_F32, {ANY, ANY}), vdy = call.in("dy", dy, HLLM_F32, {ANY, ANY}),
+             vx = call.in("x", x, HLLM_F32, {ANY, ANY});
+        check_product("linear_backward_weight", vdw, vdy, vx, true, false);
+        call.backend().matmul(call.context(), vdw, vdy, vx, true, false, true);
+    });
+}
+
+int32_t hllm_embedding_forward(hllm_context* context, const hllm_tensor* out, const hllm_tensor* ids, const hllm_tensor* table,
+                               const hllm_tensor* special) {
+    return guarded([&] {
+        Call call("embedding_forward", context);
+        View vo = call.out("out", out, HLLM_F32, {ANY, ANY});
+        View vi = call.in("ids", ids, HLLM_I32, {vo.shape[0]});
+        View vt = call.in("table", table, HLLM_F32, {ANY, vo.shape[1]});
+        View vs = call.optional_in("special", special, HLLM_F32, {vo.shape[1]});
+        call.backend().embedding_forward(call.context(), vo, vi, vt, vs);
+    });
+}
+
+int32_t hllm_embedding_backward(hllm_context* context, const hllm_tensor* dtable, const hllm_tensor* dspecial,
+                                const hllm_tensor* dout, const hllm_tensor* ids) {
+    return guarded([&] {
+        Call call("embedding_backward", context);
+        View vd = call.in("dout", dout, HLLM_F32, {ANY, ANY});
+        View vi = call.in("ids", ids, HLLM_I32, {vd.shape[0]});
+        View vt = call.optional_out("dtable", dtable, HLLM_F32, {ANY, vd.shape[1]});
+        View vs = call.optional_out("dspecial", dspecial, HLLM_F32, {vd.shape[1]});
+        call.backend().embedding_backward(call.context(), vt, vs, vd, vi);
+    });
+}
+
+// Gathering rows is an embedding without a special row.
+int32_t hllm_gather_rows(hllm_context* context, const hllm_tensor* out, const hllm_tensor* in, const hllm_tensor* index) {
+    return guarded([&] {
+        Call call("gather_rows", context);
+        View vo = call.out("out", out, HLLM_F32, {ANY, ANY});
+        View vi = call.in("in", in, HLLM_F32, {ANY, vo.shape[1]});
+        View vx = call.in("index", index, HLLM_I32, {vo.shape[0]});
+        call.backend().embedding_forward(call.context(), vo, vx, vi, View{});
+    });
+}
+
+int32_t hllm_scatter_add_rows(hllm_context* context, const hllm_tensor* out, const hllm_tensor* in, const hllm_tensor* index) {
+    return guarded([&] {
+        Call call("scatter_add_rows", context);
+        View vi = call.in("in", in, HLLM_F32, {ANY, ANY});
+        View vo = call.out("out", out, HLLM_F32, {ANY, vi.shape[1]});
+        View vx = call.in("index", index, HLLM_I32, {vi.shape[0]});
+        call.backend().embedding_backward(call.context(), vo, View{}, vi, vx);
+    });
+}
+
+int32_t hllm_segment_mean_forward(hllm_context* context, const hllm_tensor* out, const hllm_tensor* in,
+                                  const hllm_tensor* offsets, const hllm_tensor* rows) {
+    return guarded([&] {
+        Call call("segment_mean_forward", context);
+        View vo = call.out("out", out, HLLM_F32, {ANY, ANY});
+        View vi = call.in("in", in, HLLM_F32, {ANY, vo.shape[1]});
+        View vf = call.in("offsets", offsets, HLLM_I32, {vo.shape[0] + 1});
+        View vr = call.in("rows", rows, HLLM_I32, {ANY});
+        call.backend().segment_mean_forward(call.context(), vo, vi, vf, vr);
+    });
+}
+
+int32_t hllm_segment_mean_backward(hllm_context* context, const hllm_tensor* din, const hllm_tensor* dout,
+                                   const hllm_tensor* offsets, const hllm_tensor* rows) {
+    return guarded([&] {
+        Call call("segment_mean_backward", context);
+        View vd = call.in("dout", dout, HLLM_F32, {ANY, ANY});
+        View vi = call.out("din", din, HLLM_F32, {ANY, vd.shape[1]});
+        View vf = call.in("offsets", offsets, HLLM_I32, {vd.shape[0] + 1});
+        View vr = call.in("rows", rows, HLLM_I32, {ANY});
+        call.backend().segment_mean_backward(call.context(), vi, vd, vf, vr);
+    });
+}
+
+int32_t hllm_normalize_rows(hllm_context* context, const hllm_tensor* out, const hllm_tensor* in) {
+    return guarded([&] {
+        Call call("normalize_rows", context);
+        View vo = call.out("out", out, HLLM_F32, {ANY, ANY});
+        View vi = call.in("in", in, HLLM_F32, {vo.shape[0], vo.shape[1]});
+        call.backend().normalize_rows(call.context(), vo, vi);
+    });
+}
+
+int32_t hllm_rmsnorm_forward(hllm_context* context, const hllm_tensor* y, const hllm_tensor* saved_rstd, const hllm_tensor* x,
+                             const hllm_tensor* weight, float eps) {
+    return guarded([&] {
+        Call call("rmsnorm_forward", context);
+        View vx = call.in("x", x, HLLM_F32, {ANY, ANY});
+        View vy = call.out("y", y, HLLM_F32, {vx.shape[0], vx.shape[1]});
+        View vr = call.optional_out("saved_rstd", saved_rstd, HLLM_F32, {vx.shape[0]});
+        View vw = call.in("weight", weight, HLLM_F32, {vx.shape[1]});
+        call.backend().rmsnorm_forward(call.context(), vy, vr, vx, vw, eps);
+    });
+}
+
+int32_t hllm_rmsnorm_backward(hllm_context* context, const hllm_tensor* dx, const hllm_tensor* dweight, const hllm_tensor* dy,
+                              const hllm_tensor* saved_rstd, const hllm_tensor* x, const hllm_tensor* weight,
+                              int32_t accumulate) {
+    return guarded([&] {
+        Call call("rmsnorm_backward", context);
+        View vx = call.in("x", x, HLLM_F32, {ANY, ANY});
+        int64_t T = vx.shape[0], D = vx.shape[1];
+        View vdx = call.out("dx", dx, HLLM_F32, {T, D});
+        View vdw = call.optional_out("dweight", dweight, HLLM_F32, {D});
+        View vdy = call.in("dy", dy, HLLM_F32, {T, D});
+        View vr = call.in("saved_rstd", saved_rstd, HLLM_F32, {T});
+        View vw = call.in("weight", weight, HLLM_F32, {D});
+        call.backend().rmsnorm_backward(call.context(), vdx, vdw, vdy, vr, vx, vw, accumulate != 0);
+    });
+}
+
+int32_t hllm_rope(hllm_context* context, const hllm_tensor* x, const hllm_tensor* positions, const hllm_tensor* table,
+                  int32_t inverse) {
+    return guarded([&] {
+        Call call("rope", context);
+        View vx = call.out("x", x, HLLM_F32, {ANY, ANY, ANY});
+        if (vx.shape[2] % 2) fail(HLLM_INVALID_ARGUMENT, "rope: head width %lld is odd", static_cast<long long>(vx.shape[2]));
+        View vp = call.in("positions", positions, HLLM_I32, {vx.shape[0]});
+        View vt = call.in("table", table, HLLM_F32, {ANY, vx.shape[2]});
+        call.backend().rope(call.context(), vx, vp, vt, inverse != 0);
+    });
+}
+
+int32_t hllm_swiglu_forward(hllm_context* context, const hllm_tensor* y, const hllm_tensor* gate_up) {
+    return guarded([&] {
+        Call call("swiglu_forward", context);
+        View vy = call.out("y", y, HLLM_F32, {ANY, ANY});
+        View vg = call.in("gate_up", gate_up, HLLM_F32, {vy.shape[0], 2 * vy.shape[1]});
+        call.backend().swiglu_forward(call.context(), vy, vg);
+    });
+}
+
+int32_t hllm_swiglu_backward(hllm_context* context, const hllm_tensor* dgate_up, const hllm_tensor* dy,
+                             const hllm_tensor* gate_up) {
+    return guarded([&] {
+        Call call("swiglu_backward", context);
+        View vd = call.in("dy", dy, HLLM_F32, {ANY, ANY});
+        View vdg = call.out("dgate_up", dgate_up, HLLM_F32, {vd.shape[0], 2 * vd.shape[1]});
+        View vg = call.in("gate_up", gate_up, HLLM_F32, {vd.shape[0], 2 * vd.shape[1]});
+        call.backend().swiglu_backward(call.context(), vdg, vd, vg);
+    });
+}
+
+int32_t hllm_plan_create(hllm_context* context, const hllm_plan_args* args, hllm_plan** plan) {
+    return guarded([&] {
+        Call call("plan_create", context);
+        check_args("plan_create", args);
+        if (!plan) fail(HLLM_INVALID_ARGUMENT, "plan_create: plan is NULL");
+        auto made = make_plan(*args);
+        made->backend = &call.backend();
+        made->backend->live_bytes += made->bytes();
+        *plan = plans.add(std::move(made));
+    });
+}
+
+int32_t hllm_plan_destroy(hllm_plan* plan) {
+    return guarded([&] { plans.remove(plan); });
+}
+
+namespace {
+
+struct AttentionViews {
+    View q, k, v;
+};
+
+AttentionViews attention_inputs(Call& call, const char* op, const Plan& plan, const hllm_tensor* q, const hllm_tensor* k,
+                                const hllm_tensor* v) {
+    AttentionViews a;
+    a.q = call.in("q", q, HLLM_F32, {plan.query_rows, ANY, ANY});
+    a.k = call.in("k", k, HLLM_F32, {plan.key_rows, ANY, a.q.shape[2]});
+    a.v = call.in("v", v, HLLM_F32, {plan.key_rows, a.k.shape[1], a.q.shape[2]});
+    if (a.k.shape[1] == 0 || a.q.shape[1] % a.k.shape[1])
+        fail(HLLM_INVALID_ARGUMENT, "%s: %lld query heads are not a multiple of %lld key heads", op,
+             static_cast<long long>(a.q.shape[1]), static_cast<long long>(a.k.shape[1]));
+    return a;
+}
+
+}  // namespace
+
+int32_t hllm_attention_forward(hllm_context* context, const hllm_tensor* out, const hllm_tensor* saved_lse,
+                               const hllm_tensor* q, const hllm_tensor* k, const hllm_tensor* v, hllm_plan* plan, float scale) {
+    return guarded([&] {
+        Call call("attention_forward", context);
+        auto p = call.plan(plan);
+        auto a = attention_inputs(call, "attention_forward", *p, q, k, v);
+        View vo = call.out("out", out, HLLM_F32, {a.q.shape[0], a.q.shape[1], a.q.shape[2]});
+        View vl = call.optional_out("saved_lse", saved_lse, HLLM_F32, {a.q.shape[1], a.q.shape[0]});
+        call.backend().attention_forward(call.context(), vo, vl, a.q, a.k, a.v, *p, scale);
+    });
+}
+
+int32_t hllm_attention_backward(hllm_context* context, const hllm_attention_backward_args* args) {
+    return guarded([&] {
+        Call call("attention_backward", context);
+        check_args("attention_backward", args);
+        auto p = call.plan(args->plan);
+        auto a = attention_inputs(call, "attention_backward", *p, args->q, args->k, args->v);
+        int64_t Tq = a.q.shape[0], H = a.q.shape[1], Dh = a.q.shape[2], Tk = a.k.shape[0], Hkv = a.k.shape[1];
+        View dq = call.out("dq", args->dq, HLLM_F32, {Tq, H, Dh}), dk = call.out("dk", args->dk, HLLM_F32, {Tk, Hkv, Dh}),
+             dv = call.out("dv", args->dv, HLLM_F32, {Tk, Hkv, Dh});
+        View out = call.in("saved_out", args->saved_out, HLLM_F32, {Tq, H, Dh});
+        View lse = call.in("saved_lse", args->saved_lse, HLLM_F32, {H, Tq});
+        View dout = call.in("dout", args->dout, HLLM_F32, {Tq, H, Dh});
+        call.backend().attention_backward(call.context(), dq, dk, dv, out, lse, dout, a.q, a.k, a.v, *p, args->scale);
+    });
+}
+
+int32_t hllm_infonce(hllm_context* context, const hllm_infonce_args* args) {
+    return guarded([&] {
+        Call call("infonce", context);
+        check_args("infonce", args);
+        InfoNce a{};
+        a.threshold = args->threshold;
+        a.positions = args->positions;
+        a.u = call.in("u", args->u, HLLM_F32, {ANY, ANY});
+        int64_t T = a.u.shape[0], D = a.u.shape[1];
+        a.p = call.in("p", args->p, HLLM_F32, {T, D});
+        a.n = call.in("n", args->n, HLLM_F32, {ANY, D});
+        int64_t M = a.n.shape[0];
+        a.metrics = call.out("metrics", args->metrics, HLLM_F32, {HLLM_INFONCE_METRICS});
+        a.logit_scale = call.in("logit_scale", args->logit_scale, HLLM_F32, {1});
+        if (!args->target_ids != !args->negative_ids)
+            fail(HLLM_INVALID_ARGUMENT, "infonce: target_ids and negative_ids go together");
+        a.target_ids = call.optional_in("target_ids", args->target_ids, HLLM_I32, {T});
+        a.negative_ids = call.optional_in("negative_ids", args->negative_ids, HLLM_I32, {M});
+        if (args->du) {
+            a.du = call.out("du", args->du, HLLM_F32, {T, D});
+            a.dp = call.out("dp", args->dp, HLLM_F32, {T, D});
+            a.dn = call.out("dn", args->dn, HLLM_F32, {M, D});
+            a.dlogit_scale = call.optional_out("dlogit_scale", args->dlogit_scale, HLLM_F32, {1});
+            if (args->positions <= 0)
+                fail(HLLM_INVALID_ARGUMENT, "infonce: positions is %lld, expected more than 0",
+                     static_cast<long long>(args->positions));
+        } else if (args->dp || args->dn || args->dlogit_scale) {
+            fail(HLLM_INVALID_ARGUMENT, "infonce: du is NULL but another gradient is not; give all or none");
+        }
+        call.backend().infonce(call.context(), a);
+    });
+}
+
+int32_t hllm_norm(hllm_context* context, const hllm_tensor* out, const hllm_tensor* in) {
+    return guarded([&] {
+        Call call("norm", context);
+        View vo = call.out("out", out, HLLM_F32, {1}), vi = call.in("in", in, HLLM_F32, {ANY});
+        call.backend().norm(call.context(), vo, vi);
+    });
+}
+
+int32_t hllm_clamp(hllm_context* context, const hllm_tensor* in, float low, float high) {
+    return guarded([&] {
+        Call call("clamp", context);
+        View vi = call.out("in", in, HLLM_F32, {ANY});
+        if (!(low <= high)) fail(HLLM_INVALID_ARGUMENT, "clamp: low %g is above high %g", low, high);
+        call.backend().clamp(call.context(), vi, low, high);
+    });
+}
+
+int32_t hllm_adamw(hllm_context* context, const hllm_adamw_args* args) {
+    return guarded([&] {
+        Call call("adamw", context);
+        check_args("adamw", args);
+        AdamW a{args->lr, args->beta1, args->beta2, args->eps, args->weight_decay, args->gradient_scale, args->step, {}, {}, {}, {}};
+        if (a.step < 1) fail(HLLM_INVALID_ARGUMENT, "adamw: step is %lld, the first is 1", static_cast<long long>(a.step));
+        a.parameters = call.out("parameters", args->parameters, HLLM_F32, {ANY});
+        a.gradients = call.in("gradients", args->gradients, HLLM_F32, {a.parameters.shape[0]});
+        a.moment1 = call.out("moment1", args->moment1, HLLM_F32, {a.parameters.shape[0]});
+        a.moment2 = call.out("moment2", args->moment2, HLLM_F32, {a.parameters.shape[0]});
+        call.backend().adamw(call.context(), a);
+    });
+}
+
+namespace {
+
+struct Exclusion {
+    View offsets, rows;
+};
+
+Exclusion exclusion(Call& call, const char* op, int64_t B, const hllm_tensor* offsets, const hllm_tensor* rows) {
+    if (!offsets != !rows) fail(HLLM_INVALID_ARGUMENT, "%s: excluded_offsets and excluded_rows go together", op);
+    return {call.optional_in("excluded_offsets", offsets, HLLM_I32, {B + 1}),
+            call.optional_in("excluded_rows", rows, HLLM_I32, {ANY})};
+}
+
+}  // namespace
+
+int32_t hllm_topk(hllm_context* context, const hllm_tensor* scores, const hllm_tensor* rows, const hllm_tensor* queries,
+                  const hllm_tensor* table, const hllm_tensor* excluded_offsets, const hllm_tensor* excluded_rows) {
+    return guarded([&] {
+        Call call("topk", context);
+        View q = call.in("queries", queries, HLLM_F32, {ANY, ANY}), t = call.in("table", table, HLLM_F32, {ANY, q.shape[1]});
+        View s = call.out("scores", scores, HLLM_F32, {q.shape[0], ANY});
+        View r = call.out("rows", rows, HLLM_I32, {q.shape[0], s.shape[1]});
+        auto e = exclusion(call, "topk", q.shape[0], excluded_offsets, excluded_rows);
+        call.backend().topk(call.context(), s, r, q, t, e.offsets, e.rows);
+    });
+}
+
+int32_t hllm_rank(hllm_context* context, const hllm_tensor* ranks, const hllm_tensor* queries, const hllm_tensor* table,
+                  const hllm_tensor* targets, const hllm_tensor* excluded_offsets, const hllm_tensor* excluded_rows) {
+    return guarded([&] {
+        Call call("rank", context);
+        View q = call.in("queries", queries, HLLM_F32, {ANY, ANY}), t = call.in("table", table, HLLM_F32, {ANY, q.shape[1]});
+        View r = call.out("ranks", ranks, HLLM_I32, {q.shape[0]}), g = call.in("targets", targets, HLLM_I32, {q.shape[0]});
+        auto e = exclusion(call, "rank", q.shape[0], excluded_offsets, excluded_rows);
+        call.backend().rank(call.context(), r, q, t, g, e.offsets, e.rows);
+    });
+}

@@ -1,0 +1,139 @@
+// Linear layers: matmul through the GEMM library; few rows through a kernel of our own that reads the weights once, at
+// memory speed; bf16 weights are widened block by block in front of the GEMM.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/linear.cpp"
+#include "cpu/simd-inl.h"
+
+#include <cstring>
+
+#include "cpu/backend.h"
+#include "cpu/gemm.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace hllm {
+namespace HWY_NAMESPACE {
+
+HWY_INLINE V32 load_weight(const float* from) { return hn::LoadU(F32(), from); }
+HWY_INLINE V32 load_weight(const uint16_t* from) {
+    const hn::ScalableTag<uint32_t> du;
+    const hn::Rebind<uint16_t, decltype(du)> dh;
+    return hn::BitCast(F32(), hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(dh, from))));
+}
+HWY_INLINE float widen(float value) { return value; }
+HWY_INLINE float widen(uint16_t value) {
+    const uint32_t bits = static_cast<uint32_t>(value) << 16;
+    float out;
+    std::memcpy(&out, &bits, 4);
+    return out;
+}
+
+// y[r][n] (+)= x[r] . w[n] for ROWS rows of x and weight rows [begin, end): each weight is loaded once.
+template <int ROWS, class W>
+HWY_INLINE void dots(const View& y, const View& x, const W* w, int64_t ldw, bool accumulate, int64_t row, int64_t begin,
+                     int64_t end) {
+    const size_t K = x.shape[1];
+    const F32 d;
+    const size_t N = hn::Lanes(d);
+    const float* in[ROWS];
+    for (int r = 0; r < ROWS; r++) in[r] = x.row(row + r);
+    for (int64_t n = begin; n < end; n++) {
+        const W* from = w + n * ldw;
+        V32 s[ROWS], t[ROWS];
+        for (int r = 0; r < ROWS; r++) s[r] = t[r] = hn::Zero(d);
+        size_t k = 0;
+        for (; k + 2 * N <= K; k += 2 * N) {
+            const V32 a = load_weight(from + k), b = load_weight(from + k + N);
+            for (int r = 0; r < ROWS; r++) {
+                s[r] = hn::MulAdd(a, hn::LoadU(d, in[r] + k), s[r]);
+                t[r] = hn::MulAdd(b, hn::LoadU(d, in[r] + k + N), t[r]);
+            }
+        }
+        float tail[ROWS] = {};
+        for (; k < K; k++)
+            for (int r = 0; r < ROWS; r++) tail[r] += widen(from[k]) * in[r][k];
+        for (int r = 0; r < ROWS; r++) {
+            float& out = y.row(row + r)[n];
+            out = (accumulate ? out : 0) + (sum(hn::Add(s[r], t[r])) + tail[r]);
+        }
+    }
+}
+
+template <class W>
+HWY_INLINE void few_rows(const View& y, const View& x, const W* w, int64_t ldw, bool accumulate, int64_t begin, int64_t end) {
+    int64_t row = 0;
+    for (; row + 4 <= x.shape[0]; row += 4) dots<4>(y, x, w, ldw, accumulate, row, begin, end);
+    if (x.shape[0] - row == 3) dots<3>(y, x, w, ldw, accumulate, row, begin, end);
+    if (x.shape[0] - row == 2) dots<2>(y, x, w, ldw, accumulate, row, begin, end);
+    if (x.shape[0] - row == 1) dots<1>(y, x, w, ldw, accumulate, row, begin, end);
+}
+
+void few_rows_f32(const View& y, const View& x, const View& w, bool accumulate, int64_t begin, int64_t end) {
+    few_rows(y, x, w.f32(), w.stride[0], accumulate, begin, end);
+}
+void few_rows_bf16(const View& y, const View& x, const View& w, bool accumulate, int64_t begin, int64_t end) {
+    few_rows(y, x, w.bf16(), w.stride[0], accumulate, begin, end);
+}
+
+void widen_rows(float* out, const View& w, int64_t begin, int64_t end) {
+    const int64_t K = w.shape[1];
+    for (int64_t n = begin; n < end; n++)
+        for (int64_t k = 0; k < K; k++) out[(n - begin) * K + k] = widen(w.bf16()[n * w.stride[0] + k]);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace hllm
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace hllm {
+
+constexpr int64_t FEW = 8;             // up to here reading the weights is the cost
+constexpr int64_t COLUMNS = 32;        // outputs per work item of the few-rows kernel
+constexpr int64_t WIDENED = 1 << 18;   // elements of bf16 weights widened at a time: 1 MB of float32
+
+void Cpu::matmul(Context&, const View& c, const View& a, const View& b, bool transpose_a, bool transpose_b, bool accumulate) {
+    gemm(c.shape[0], c.shape[1], a.shape[!transpose_a], a.f32(), transpose_a ? 1 : a.stride[0], transpose_a ? a.stride[0] : 1,
+         b.f32(), transpose_b ? 1 : b.stride[0], transpose_b ? b.stride[0] : 1, c.f32(), c.stride[0], accumulate);
+}
+
+void Cpu::linear_forward(Context& context, const View& y, const View& x, const Weight& weight, bool accumulate) {
+    const View& w = weight.values;
+    const int64_t N = w.shape[0], K = w.shape[1];
+    if (x.shape[0] <= FEW) {
+        team().ranges(N, COLUMNS, [&](int64_t begin, int64_t end, int) {
+            if (w.dtype == HLLM_BF16)
+                HLLM_DISPATCH(few_rows_bf16)(y, x, w, accumulate, begin, end);
+            else
+                HLLM_DISPATCH(few_rows_f32)(y, x, w, accumulate, begin, end);
+        });
+    } else if (w.dtype == HLLM_F32) {
+        matmul(context, y, x, w, false, true, accumulate);
+    } else {
+        const int64_t block = std::max<int64_t>(1, WIDENED / std::max<int64_t>(1, K));
+        float* wide = context.scratch.take<float>(team().size() * block * K);
+        team().ranges(N, block, [&](int64_t begin, int64_t end, int worker) {
+            float* mine = wide + worker * block * K;
+            HLLM_DISPATCH(widen_rows)(mine, w, begin, end);
+            gemm_serial(x.shape[0], end - begin, K, x.f32(), x.stride[0], 1, mine, 1, K, y.f32() + begin, y.stride[0],
+                        accumulate);
+        });
+    }
+}
+
+void Cpu::linear_backward_input(Context& context, const View& dx, const View& dy, const Weight& weight, bool accumulate) {
+    const View& w = weight.values;
+    if (w.dtype == HLLM_F32) return matmul(context, dx, dy, w, false, false, accumulate);
+    // One block of weight rows after another, each adding to dx: the order of the sum is fixed.
+    const int64_t N = w.shape[0], K = w.shape[1], block = std::max<int64_t>(1, WIDENED / std::max<int64_t>(1, K));
+    float* wide = context.scratch.take<float>(block * K);
+    if (N == 0 && !accumulate) fill(context, dx, 0);
+    for (int64_t begin = 0; begin < N; begin += block) {
+        const int64_t end = std::min(N, begin + block);
+        HLLM_DISPATCH(widen_rows)(wide, w, begin, end);
+        gemm(dx.shape[0], K, end - begin, dy.f32() + begin, dy.stride[0], 1, wide, K, 1, dx.f32(), dx.stride[0],
+             accumulate || begin > 0);
+    }
+}
+
+}  // namespace hllm
+#endif

@@ -1,0 +1,164 @@
+// Operations on rows: copies and conversions, embedding (= gather) and its scatter-add, mean pooling, normalisation.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/rows.cpp"
+#include "cpu/simd-inl.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "cpu/backend.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace hllm {
+namespace HWY_NAMESPACE {
+
+void add_row(float* out, const float* in, float scale, int64_t n) { axpy(out, scale, in, n); }
+
+void normalize_row(float* out, const float* in, int64_t n) {
+    const float norm = std::sqrt(dot(in, in, n));
+    const V32 factor = hn::Set(F32(), norm > 0 ? 1 / norm : 0);
+    map(out, in, n, [&](V32 v) { return hn::Mul(v, factor); });
+}
+
+void widen_row(float* out, const uint16_t* in, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        const uint32_t bits = static_cast<uint32_t>(in[i]) << 16;
+        std::memcpy(out + i, &bits, 4);
+    }
+}
+
+// Round to nearest even; a NaN stays a NaN.
+void narrow_row(uint16_t* out, const float* in, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        std::memcpy(&bits, in + i, 4);
+        const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+        out[i] = static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : rounded);
+    }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace hllm
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace hllm {
+namespace {
+
+constexpr int64_t GRAIN = 1 << 14;  // elements per work item
+
+int64_t rows_per_item(int64_t columns) { return std::max<int64_t>(1, GRAIN / std::max<int64_t>(1, columns)); }
+
+// Calls body(offset of the row in elements, per view) for every innermost row of a view of rank 1 to 4, in parallel.
+template <class Body>
+void innermost_rows(const View& a, const View& b, const Body& body) {
+    int64_t rows = 1;
+    for (int i = 0; i + 1 < a.rank; i++) rows *= a.shape[i];
+    const int64_t columns = a.shape[a.rank - 1];
+    team().ranges(rows, rows_per_item(columns), [&](int64_t begin, int64_t end, int) {
+        for (int64_t r = begin; r < end; r++) {
+            int64_t left = r, at_a = 0, at_b = 0;
+            for (int i = a.rank - 2; i >= 0; i--) {
+                const int64_t index = left % a.shape[i];
+                left /= a.shape[i];
+                at_a += index * a.stride[i];
+                at_b += index * b.stride[i];
+            }
+            body(at_a, at_b, columns);
+        }
+    });
+}
+
+// Rows are added in their order within each slice of columns, so the sum is the same on any number of threads.
+template <class Body>
+void column_slices(int64_t rows, int64_t columns, const Body& body) {
+    if (rows > 0) team().ranges(columns, 64, [&](int64_t begin, int64_t end, int) { body(begin, end - begin); });
+}
+
+void check_segments(const char* op, const View& offsets, const View& rows, int64_t limit) {
+    const int64_t segments = offsets.shape[0] - 1;
+    for (int64_t s = 0; s < segments; s++)
+        if (offsets.i32()[s] < 0 || offsets.i32()[s + 1] <= offsets.i32()[s] || offsets.i32()[s + 1] > rows.shape[0])
+            fail(HLLM_INVALID_ARGUMENT, "%s: segment %lld runs from %d to %d, expected at least one of %lld rows", op,
+                 static_cast<long long>(s), offsets.i32()[s], offsets.i32()[s + 1], static_cast<long long>(rows.shape[0]));
+    check_indices(op, "rows", rows, 0, limit);
+}
+
+}  // namespace
+
+void Cpu::fill(Context&, const View& out, float value) {
+    innermost_rows(out, out, [&](int64_t at, int64_t, int64_t columns) {
+        if (out.dtype == HLLM_F32)
+            std::fill_n(out.f32() + at, columns, value);
+        else
+            std::fill_n(out.i32() + at, columns, static_cast<int32_t>(value));
+    });
+}
+
+void Cpu::convert(Context&, const View& out, const View& in) {
+    innermost_rows(out, in, [&](int64_t to, int64_t from, int64_t n) {
+        if (out.dtype == in.dtype)
+            std::memcpy(static_cast<std::byte*>(out.data) + to * (out.dtype == HLLM_BF16 ? 2 : 4),
+                        static_cast<const std::byte*>(in.data) + from * (in.dtype == HLLM_BF16 ? 2 : 4),
+                        static_cast<size_t>(n) * (out.dtype == HLLM_BF16 ? 2 : 4));
+        else if (in.dtype == HLLM_BF16)
+            HLLM_DISPATCH(widen_row)(out.f32() + to, in.bf16() + from, n);
+        else
+            HLLM_DISPATCH(narrow_row)(out.bf16() + to, in.f32() + from, n);
+    });
+}
+
+void Cpu::embedding_forward(Context&, const View& out, const View& ids, const View& table, const View& special) {
+    check_indices("embedding_forward", "ids", ids, special ? INT32_MIN : 0, table.shape[0]);
+    const int64_t D = out.shape[1];
+    team().ranges(out.shape[0], rows_per_item(D), [&](int64_t begin, int64_t end, int) {
+        for (int64_t t = begin; t < end; t++)
+            std::memcpy(out.row(t), ids.i32()[t] < 0 ? special.f32() : table.row(ids.i32()[t]), static_cast<size_t>(D) * 4);
+    });
+}
+
+void Cpu::embedding_backward(Context&, const View& dtable, const View& dspecial, const View& dout, const View& ids) {
+    if (dtable) check_indices("embedding_backward", "ids", ids, dspecial ? INT32_MIN : 0, dtable.shape[0]);
+    column_slices(dout.shape[0], dout.shape[1], [&](int64_t column, int64_t n) {
+        for (int64_t t = 0; t < dout.shape[0]; t++) {
+            const int32_t id = ids.i32()[t];
+            float* to = id >= 0 ? (dtable ? dtable.row(id) : nullptr) : (dspecial ? dspecial.f32() : nullptr);
+            if (to) HLLM_DISPATCH(add_row)(to + column, dout.row(t) + column, 1, n);
+        }
+    });
+}
+
+void Cpu::segment_mean_forward(Context&, const View& out, const View& in, const View& offsets, const View& rows) {
+    check_segments("segment_mean_forward", offsets, rows, in.shape[0]);
+    const int64_t D = out.shape[1];
+    team().ranges(out.shape[0], 4, [&](int64_t begin, int64_t end, int) {
+        for (int64_t s = begin; s < end; s++) {
+            const int32_t first = offsets.i32()[s], last = offsets.i32()[s + 1];
+            std::fill_n(out.row(s), D, 0.f);
+            for (int32_t j = first; j < last; j++)
+                HLLM_DISPATCH(add_row)(out.row(s), in.row(rows.i32()[j]), 1.f / static_cast<float>(last - first), D);
+        }
+    });
+}
+
+void Cpu::segment_mean_backward(Context& context, const View& din, const View& dout, const View& offsets, const View& rows) {
+    check_segments("segment_mean_backward", offsets, rows, din.shape[0]);
+    fill(context, din, 0);
+    column_slices(dout.shape[0], dout.shape[1], [&](int64_t column, int64_t n) {
+        for (int64_t s = 0; s < dout.shape[0]; s++) {
+            const int32_t first = offsets.i32()[s], last = offsets.i32()[s + 1];
+            for (int32_t j = first; j < last; j++)
+                HLLM_DISPATCH(add_row)(din.row(rows.i32()[j]) + column, dout.row(s) + column,
+                                       1.f / static_cast<float>(last - first), n);
+        }
+    });
+}
+
+void Cpu::normalize_rows(Context&, const View& out, const View& in) {
+    team().ranges(out.shape[0], rows_per_item(out.shape[1]), [&](int64_t begin, int64_t end, int) {
+        for (int64_t t = begin; t < end; t++) HLLM_DISPATCH(normalize_row)(out.row(t), in.row(t), out.shape[1]);
+    });
+}
+
+}  // namespace hllm
+#endif

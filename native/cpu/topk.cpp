@@ -1,0 +1,198 @@
+// Full ranking: the best rows of a table for each query, and the rank of one row, by inner product. Blocks of queries meet
+// tiles of the table in one GEMM each; the scores of a tile lie with the queries side by side, so that one vector compares
+// one table row's scores with as many queries.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/topk.cpp"
+#include "cpu/simd-inl.h"
+
+#include <cstring>
+#include <limits>
+
+#include "cpu/backend.h"
+#include "cpu/gemm.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace hllm {
+namespace HWY_NAMESPACE {
+
+// Inserts rows [begin, begin + count) into the sorted lists of queries [query, query + queries), queries <= 16.
+// tile[r * stride + i] is the score of row begin + r for query `query` + i.
+void topk_insert(const View& scores, const View& rows, const float* tile, int64_t stride, int64_t begin, int64_t count,
+                 int64_t query, int64_t queries) {
+    const F32 d;
+    const int64_t N = hn::Lanes(d), K = scores.shape[1];
+    HWY_ALIGN float last[16], lanes[16];  // the K-th best of each query; lanes without a query take nothing
+    for (int64_t i = 0; i < 16; i++)
+        last[i] = i < queries ? scores.row(query + i)[K - 1] : std::numeric_limits<float>::infinity();
+    for (int64_t r = 0; r < count; r++)
+        for (int64_t v = 0; v < queries; v += N) {
+            const V32 found = hn::LoadU(d, tile + r * stride + v);
+            if (hn::AllFalse(d, hn::Gt(found, hn::Load(d, last + v)))) continue;
+            hn::Store(found, d, lanes + v);
+            for (int64_t i = v; i < std::min(v + N, queries); i++) {
+                if (!(lanes[i] > last[i])) continue;
+                // Behind equal scores, whose rows are lower.
+                float* list = scores.row(query + i);
+                int32_t* list_rows = rows.i32() + (query + i) * rows.stride[0];
+                const int64_t at = std::upper_bound(list, list + K, lanes[i], std::greater<float>()) - list;
+                std::copy_backward(list + at, list + K - 1, list + K);
+                std::copy_backward(list_rows + at, list_rows + K - 1, list_rows + K);
+                list[at] = lanes[i];
+                list_rows[at] = static_cast<int32_t>(begin + r);
+                last[i] = list[K - 1];
+            }
+        }
+}
+
+// ranks[i] += rows of the tile that score higher than targets[i], i < queries <= 16. A NaN counts as higher: a broken model
+// must not look good.
+void rank_count(int32_t* ranks, const float* targets, const float* tile, int64_t stride, int64_t count, int64_t queries) {
+    const F32 d;
+    const hn::RebindToSigned<F32> di;
+    const int64_t N = hn::Lanes(d);
+    HWY_ALIGN int32_t counts[16];
+    for (int64_t v = 0; v < queries; v += N) {
+        const V32 target = hn::LoadU(d, targets + v);
+        auto higher = hn::Zero(di);
+        for (int64_t r = 0; r < count; r++) {
+            const auto is_higher = hn::Not(hn::Le(hn::LoadU(d, tile + r * stride + v), target));
+            higher = hn::Sub(higher, hn::BitCast(di, hn::VecFromMask(d, is_higher)));  // a true lane is -1
+        }
+        hn::Store(higher, di, counts + v);
+    }
+    for (int64_t i = 0; i < queries; i++) ranks[i] += counts[i];
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace hllm
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace hllm {
+namespace {
+
+constexpr int64_t QUERIES = 256;      // of a block
+constexpr int64_t TABLE_ROWS = 2048;  // of a tile
+constexpr int64_t GROUP = 16;         // queries of a work item that scans a tile
+// From here on the GEMM's sum for an element does not depend on the shape (gemm.h), so a row has the same score in every tile,
+// for every number of queries, and as a target. Smaller products are padded to it.
+constexpr int64_t GEMM_ROWS = 128;
+constexpr float EXCLUDED = -std::numeric_limits<float>::infinity();
+
+int64_t padded(int64_t queries) { return (queries + GROUP - 1) / GROUP * GROUP; }
+
+struct Ranking {
+    const char* op;
+    View queries, table, excluded_offsets, excluded_rows;
+    float* tile;     // [TABLE_ROWS, QUERIES] scores
+    float* gathered; // [max(GEMM_ROWS, QUERIES), D] table rows
+
+    Ranking(const char* op, Scratch& scratch, const View& queries, const View& table, const View& offsets, const View& rows)
+        : op(op), queries(queries), table(table), excluded_offsets(offsets), excluded_rows(rows) {
+        if (offsets) check_exclusion();
+        const int64_t block = padded(std::min(QUERIES, queries.shape[0]));
+        const int64_t held = std::max(GEMM_ROWS, QUERIES);
+        tile = scratch.take<float>(std::max(held, std::min(TABLE_ROWS, table.shape[0])) * block);
+        gathered = scratch.take<float>(held * table.shape[1]);
+    }
+
+    void check_exclusion() const {
+        const int32_t* offsets = excluded_offsets.i32();
+        for (int64_t b = 0; b < queries.shape[0]; b++)
+            if (offsets[b] < 0 || offsets[b + 1] < offsets[b] || offsets[b + 1] > excluded_rows.shape[0])
+                fail(HLLM_INVALID_ARGUMENT, "%s: excluded_offsets of query %lld are %d and %d, expected ascending up to %lld", op,
+                     static_cast<long long>(b), offsets[b], offsets[b + 1], static_cast<long long>(excluded_rows.shape[0]));
+        check_indices(op, "excluded_rows", excluded_rows, 0, table.shape[0]);
+    }
+
+    // body(row) for each excluded row of a query.
+    template <class Body>
+    void each_excluded(int64_t query, const Body& body) const {
+        if (!excluded_offsets) return;
+        for (int32_t j = excluded_offsets.i32()[query]; j < excluded_offsets.i32()[query + 1]; j++)
+            body(excluded_rows.i32()[j]);
+    }
+
+    // tile = [rows, block] inner products of `rows` >= GEMM_ROWS rows with a block of queries.
+    void scores(const float* rows_data, int64_t rows_stride, int64_t rows, int64_t first_query, int64_t block) const {
+        gemm(rows, block, table.shape[1], rows_data, rows_stride, 1, queries.row(first_query), 1, queries.stride[0], tile,
+             padded(block), false);
+    }
+    // Puts rows `row_of(0)`, ... of the table into `gathered`.
+    template <class RowOf>
+    void gather(int64_t count, const RowOf& row_of) const {
+        for (int64_t i = 0; i < count; i++)
+            std::memcpy(gathered + i * table.shape[1], table.row(row_of(i)), static_cast<size_t>(table.shape[1]) * 4);
+    }
+
+    // Scores a block of queries against the whole table and calls body(scores, first row, rows, first query, queries) for
+    // each tile and group of queries, in the order of rows for each query; excluded rows score -inf.
+    template <class Body>
+    void scan(int64_t first_query, int64_t block, const Body& body) const {
+        const int64_t N = table.shape[0], stride = padded(block);
+        for (int64_t begin = 0; begin < N; begin += TABLE_ROWS) {
+            const int64_t end = std::min(N, begin + TABLE_ROWS);
+            const int64_t from = std::max<int64_t>(0, std::min(begin, end - GEMM_ROWS));  // a short tile repeats some rows
+            if (end - from >= GEMM_ROWS) {
+                scores(table.row(from), table.stride[0], end - from, first_query, block);
+            } else {
+                gather(end - from, [&](int64_t i) { return from + i; });
+                scores(gathered, table.shape[1], GEMM_ROWS, first_query, block);
+            }
+            team().run(stride / GROUP, [&](int64_t group, int) {
+                float* mine = tile + (begin - from) * stride + group * GROUP;
+                const int64_t query = first_query + group * GROUP, count = std::min(GROUP, block - group * GROUP);
+                for (int64_t i = 0; i < count; i++)
+                    each_excluded(query + i, [&](int64_t row) {
+                        if (row >= begin && row < end) mine[(row - begin) * stride + i] = EXCLUDED;
+                    });
+                body(mine, begin, end - begin, query, count);
+            });
+        }
+    }
+};
+
+}  // namespace
+
+void Cpu::topk(Context& context, const View& scores, const View& rows, const View& queries, const View& table,
+               const View& excluded_offsets, const View& excluded_rows) {
+    const Ranking ranking("topk", context.scratch, queries, table, excluded_offsets, excluded_rows);
+    const int64_t B = queries.shape[0], K = scores.shape[1];
+    for (int64_t b = 0; b < B; b++) {
+        std::fill_n(scores.row(b), K, EXCLUDED);
+        std::fill_n(rows.i32() + b * rows.stride[0], K, -1);
+    }
+    if (K == 0) return;
+    for (int64_t first = 0; first < B; first += QUERIES) {
+        const int64_t block = std::min(QUERIES, B - first);
+        ranking.scan(first, block, [&](const float* tile, int64_t begin, int64_t count, int64_t query, int64_t group) {
+            HLLM_DISPATCH(topk_insert)(scores, rows, tile, padded(block), begin, count, query, group);
+        });
+    }
+}
+
+void Cpu::rank(Context& context, const View& ranks, const View& queries, const View& table, const View& targets,
+               const View& excluded_offsets, const View& excluded_rows) {
+    const int64_t B = queries.shape[0], N = table.shape[0];
+    check_indices("rank", "targets", targets, 0, N);
+    const Ranking ranking("rank", context.scratch, queries, table, excluded_offsets, excluded_rows);
+    float* target_scores = context.scratch.take<float>(padded(std::min(QUERIES, B)));
+    for (int64_t first = 0; first < B; first += QUERIES) {
+        const int64_t block = std::min(QUERIES, B - first);
+        ranking.gather(block, [&](int64_t i) { return targets.i32()[first + i]; });
+        ranking.scores(ranking.gathered, table.shape[1], std::max(block, GEMM_ROWS), first, block);
+        for (int64_t i = 0; i < block; i++) target_scores[i] = ranking.tile[i * padded(block) + i];
+        std::fill_n(ranks.i32() + first, block, 1);
+        ranking.scan(first, block, [&](const float* tile, int64_t, int64_t count, int64_t query, int64_t group) {
+            HLLM_DISPATCH(rank_count)
+            (ranks.i32() + query, target_scores + (query - first), tile, padded(block), count, group);
+        });
+        for (int64_t b = first; b < first + block; b++)
+            ranking.each_excluded(b, [&](int64_t row) {
+                if (row == targets.i32()[b]) ranks.i32()[b] = static_cast<int32_t>(N + 1);
+            });
+    }
+}
+
+}  // namespace hllm
+#endif
