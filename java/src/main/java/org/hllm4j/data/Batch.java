@@ -1,0 +1,12 @@
+package org.hllm4j.data;
+
+/**
+ * One training step's data, as item rows.
+ *
+ * @param step number of the step since the start of training, from 0
+ * @param sequences B training sequences of 2 to {@code maxHistory + 1} items each
+ * @param negatives M items, shared by all positions of the batch; repeats are possible
+ * @param epoch from 0
+ * @param indexInEpoch number of the batch in its epoch, from 0
+ */
+public record Batch(long step, int[][] sequences, int[] negatives, int epoch, int indexInEpoch) {}

@@ -1,0 +1,204 @@
+package org.hllm4j.engine;
+
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.nio.ByteBuffer;
+import org.hllm4j.HllmException;
+import org.hllm4j.bindings.Hllm;
+import org.hllm4j.bindings.hllm_plan_args;
+
+/**
+ * A stream of work on one device, and the maker of everything that lives there. Every operation of a context, its
+ * tensors and its workspaces runs on one thread at a time; see the package description. What a context made is closed
+ * by whoever asked for it, ideally before the context; a buffer that outlives its context still can be closed.
+ */
+public final class Context implements AutoCloseable {
+    private final String device;
+    private final MemorySegment handle;
+    private final Transfer transfer = new Transfer(this);
+    private final Descriptors descriptors = new Descriptors();
+    private final Ops ops = new Ops(this);
+    private boolean open = true;
+
+    private Context(String device, MemorySegment handle) {
+        this.device = device;
+        this.handle = handle;
+    }
+
+    /**
+     * Opens a context.
+     *
+     * @param device {@code "cpu"}
+     * @throws NativeException with status UNSUPPORTED for a device that this build cannot serve
+     * @throws HllmException if the native library cannot be loaded
+     */
+    public static Context open(String device) {
+        NativeLibrary.load();
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment out = arena.allocate(Hllm.C_POINTER);
+            NativeException.check(Hllm.hllm_context_create(arena.allocateFrom(device), out), "hllm_context_create");
+            return new Context(device, out.get(Hllm.C_POINTER, 0));
+        }
+    }
+
+    /**
+     * Sizes the team of compute threads of the whole process; 0: as many as the process may use. Results do not change.
+     */
+    public static void threads(int count) {
+        NativeLibrary.load();
+        NativeException.check(Hllm.hllm_threads_set(count), "hllm_threads_set");
+    }
+
+    /** Size of the team of compute threads. */
+    public static int threads() {
+        NativeLibrary.load();
+        return Hllm.hllm_threads_get();
+    }
+
+    /** One line for manifests: version, instruction set and GEMM library of the native library. */
+    public static String buildInfo() {
+        NativeLibrary.load();
+        return Hllm.hllm_build_info().getString(0);
+    }
+
+    /** Bytes that buffers, weights, plans and scratch of all contexts of {@code device} hold now. */
+    public static long liveBytes(String device) {
+        NativeLibrary.load();
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment out = arena.allocate(Hllm.C_LONG);
+            NativeException.check(Hllm.hllm_live_bytes(arena.allocateFrom(device), out), "hllm_live_bytes");
+            return out.get(Hllm.C_LONG, 0);
+        }
+    }
+
+    public String device() {
+        return device;
+    }
+
+    /** A new tensor of zeros, rank 1 to 4; the caller closes it. */
+    public Tensor zeros(DType dtype, long... shape) {
+        long bytes = Tensor.bytes(dtype, shape);
+        return Tensor.owner(this, dtype, shape, createBuffer(Math.max(bytes, 1)), null);
+    }
+
+    /** A new f32 tensor with these values in row-major order; the caller closes it. */
+    public Tensor of(float[] values, long... shape) {
+        if (Tensor.elements(shape) != values.length) {
+            throw new HllmException(values.length + " values do not fill a tensor of shape " + Tensor.text(shape));
+        }
+        Tensor tensor = zeros(DType.F32, shape);
+        tensor.write(values);
+        return tensor;
+    }
+
+    /** A new i32 tensor of rank 1 with these values, which may be none; the caller closes it. */
+    public Tensor of(int[] values) {
+        Tensor tensor = zeros(DType.I32, values.length);
+        tensor.write(values);
+        return tensor;
+    }
+
+    /**
+     * A read-only tensor over the remaining bytes of a direct buffer (a mapped file, in the byte order of the machine),
+     * without a copy. The buffer stays reachable until the caller closes the tensor; as an output it is refused.
+     */
+    public Tensor wrap(ByteBuffer directBuffer, DType dtype, long... shape) {
+        long bytes = Tensor.bytes(dtype, shape);
+        if (!directBuffer.isDirect() || directBuffer.remaining() != bytes || bytes == 0) {
+            throw new HllmException("cannot wrap " + directBuffer + " as " + dtype + Tensor.text(shape)
+                    + ": a direct buffer with exactly " + bytes + " (more than 0) remaining bytes is expected");
+        }
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment out = arena.allocate(Hllm.C_POINTER);
+            NativeException.check(
+                    Hllm.hllm_buffer_wrap_host(handle, MemorySegment.ofBuffer(directBuffer), bytes, out),
+                    "hllm_buffer_wrap_host");
+            return Tensor.owner(this, dtype, shape, out.get(Hllm.C_POINTER, 0), directBuffer);
+        }
+    }
+
+    /**
+     * A weight matrix [N, K] for the linear operations; the caller closes it.
+     *
+     * @param source f32 or bf16 [N, K]; it must stay open as long as the weight
+     * @param storage F32: a view of the f32 source; BF16: a view of a bf16 source, or an own rounded copy of an f32 one
+     */
+    public Weight weight(Tensor source, DType storage) {
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment out = arena.allocate(Hllm.C_POINTER);
+            NativeException.check(
+                    Hllm.hllm_weight_create(handle, Ops.descriptor(source), storage.code(), out), "hllm_weight_create");
+            return new Weight(this, source, storage, out.get(Hllm.C_POINTER, 0));
+        }
+    }
+
+    /** Prepares attention over the segments of {@code spec}, once per batch; the caller closes the plan. */
+    public Plan plan(PlanSpec spec) {
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment args = hllm_plan_args.allocate(arena);
+            hllm_plan_args.struct_size(args, (int) args.byteSize());
+            hllm_plan_args.causal(args, spec.causal() ? 1 : 0);
+            hllm_plan_args.query_rows(args, spec.queryRows());
+            hllm_plan_args.key_rows(args, spec.keyRows());
+            hllm_plan_args.segments(args, spec.segmentBegin().length);
+            hllm_plan_args.spans(args, spec.spanBegin().length);
+            hllm_plan_args.segment_begin(args, arena.allocateFrom(Hllm.C_INT, spec.segmentBegin()));
+            hllm_plan_args.segment_length(args, arena.allocateFrom(Hllm.C_INT, spec.segmentLength()));
+            hllm_plan_args.span_offsets(args, arena.allocateFrom(Hllm.C_INT, spec.spanOffsets()));
+            hllm_plan_args.span_begin(args, arena.allocateFrom(Hllm.C_INT, spec.spanBegin()));
+            hllm_plan_args.span_length(args, arena.allocateFrom(Hllm.C_INT, spec.spanLength()));
+            MemorySegment out = arena.allocate(Hllm.C_POINTER);
+            NativeException.check(Hllm.hllm_plan_create(handle, args, out), "hllm_plan_create");
+            return new Plan(spec.queryRows(), spec.keyRows(), out.get(Hllm.C_POINTER, 0));
+        }
+    }
+
+    /** A new allocator of activations; the caller closes it. */
+    public Workspace workspace() {
+        return new Workspace(this);
+    }
+
+    /** The operations of this context. */
+    public Ops ops() {
+        return ops;
+    }
+
+    /** Waits for all enqueued work and reports late faults; on the CPU there is never any. */
+    public void synchronize() {
+        NativeException.check(Hllm.hllm_context_synchronize(handle), "hllm_context_synchronize");
+    }
+
+    /** Ends the context; a second call does nothing. Tensors, weights and plans stay alive until they are closed. */
+    @Override
+    public void close() {
+        if (open) {
+            NativeException.check(Hllm.hllm_context_destroy(handle), "hllm_context_destroy");
+            open = false;
+        }
+    }
+
+    /** A zero-filled native buffer, to be destroyed with {@link #destroyBuffer}. */
+    MemorySegment createBuffer(long bytes) {
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment out = arena.allocate(Hllm.C_POINTER);
+            NativeException.check(Hllm.hllm_buffer_create(handle, bytes, out), "hllm_buffer_create");
+            return out.get(Hllm.C_POINTER, 0);
+        }
+    }
+
+    static void destroyBuffer(MemorySegment buffer) {
+        NativeException.check(Hllm.hllm_buffer_destroy(buffer), "hllm_buffer_destroy");
+    }
+
+    MemorySegment handle() {
+        return handle;
+    }
+
+    Descriptors descriptors() {
+        return descriptors;
+    }
+
+    Transfer transfer() {
+        return transfer;
+    }
+}

@@ -1,0 +1,56 @@
+package org.hllm4j.engine;
+
+import java.util.stream.IntStream;
+import org.hllm4j.HllmException;
+
+/**
+ * Which keys each query of an attention sees. A query segment is a run of consecutive query rows; it sees an ordered
+ * list of key spans. A causal segment is aligned with the end of that list: query i of n sees the first L - n + 1 + i
+ * of L keys. Segments are disjoint and in ascending order; a query row in no segment gets output 0.
+ *
+ * <p>The arrays are neither copied nor changed here; {@link Context#plan} copies them.
+ *
+ * @param causal false: every query of a segment sees all its keys
+ * @param queryRows rows of q
+ * @param keyRows rows of k and v
+ * @param segmentBegin [segments] first query row of a segment
+ * @param segmentLength [segments] its query rows
+ * @param spanOffsets [segments + 1]: the spans of segment s are spanOffsets[s] .. spanOffsets[s + 1]
+ * @param spanBegin [spans] first key row of a span
+ * @param spanLength [spans] its key rows
+ */
+public record PlanSpec(
+        boolean causal,
+        int queryRows,
+        int keyRows,
+        int[] segmentBegin,
+        int[] segmentLength,
+        int[] spanOffsets,
+        int[] spanBegin,
+        int[] spanLength) {
+
+    // Lengths are checked here, since the native side cannot see how long an array is; it checks the contents.
+    public PlanSpec {
+        if (segmentLength.length != segmentBegin.length || spanOffsets.length != segmentBegin.length + 1) {
+            throw new HllmException("plan: segmentBegin [" + segmentBegin.length + "], segmentLength ["
+                    + segmentLength.length + "] and spanOffsets [" + spanOffsets.length
+                    + "] must have lengths S, S and S + 1");
+        }
+        if (spanBegin.length != spanLength.length) {
+            throw new HllmException("plan: spanBegin [" + spanBegin.length + "] and spanLength [" + spanLength.length
+                    + "] must have one length");
+        }
+    }
+
+    /** Packed sequences, one after the other, each causal within itself and blind to the others. */
+    public static PlanSpec causalSequences(int[] lengths) {
+        int[] begin = new int[lengths.length];
+        int rows = 0;
+        for (int i = 0; i < lengths.length; i++) {
+            begin[i] = rows;
+            rows = Math.addExact(rows, lengths[i]);
+        }
+        int[] spanOffsets = IntStream.rangeClosed(0, lengths.length).toArray();
+        return new PlanSpec(true, rows, rows, begin, lengths, spanOffsets, begin, lengths);
+    }
+}

@@ -1,0 +1,220 @@
+package org.hllm4j.model;
+
+import java.nio.FloatBuffer;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import org.hllm4j.HllmException;
+import org.hllm4j.data.Gaussian;
+import org.hllm4j.engine.Context;
+import org.hllm4j.engine.DType;
+import org.hllm4j.engine.Tensor;
+import org.hllm4j.nn.Parameter;
+import org.hllm4j.nn.Parameters;
+import org.hllm4j.weights.TensorInfo;
+import org.hllm4j.weights.TensorSource;
+
+/**
+ * The hierarchy: an {@link ItemLlm} whose vectors are the inputs of a {@link UserLlm}, and the temperature of their loss.
+ * Parameters have the names of the official checkpoint. Fresh, everything is zero: fill each side with {@link #load} or
+ * {@link #randomise}. One thread at a time; owns its parameters.
+ */
+public final class Hllm implements AutoCloseable {
+    /** Log of the loss's scale, learned; starts at ln(1 / 0.07). */
+    public static final String LOGIT_SCALE = "logit_scale";
+
+    /** A half of the hierarchy, for what is done to one of them. */
+    public enum Side {
+        ITEM,
+        USER;
+
+        String prefix() {
+            return this == ITEM ? ItemLlm.PREFIX : UserLlm.PREFIX;
+        }
+    }
+
+    private static final float ITEM_TOKEN_STD = 0.02f;
+    private static final int CHUNK = 1 << 20; // elements copied at a time
+
+    private final HllmConfig config;
+    private final Context context;
+    private final Parameters parameters;
+    private final ItemLlm items;
+    private final UserLlm users;
+
+    /** What is trained: gradients are kept for it. */
+    public record Trained(boolean item, boolean user) {
+        public static final Trained NOTHING = new Trained(false, false);
+
+        boolean anything() {
+            return item || user;
+        }
+    }
+
+    /** @param storage of the matrices; F32 unless nothing is trained */
+    public Hllm(Context context, HllmConfig config, Trained trained, DType storage) {
+        this.config = config;
+        this.context = context;
+        parameters = new Parameters(context, layout(config, trained), storage);
+        items = new ItemLlm(context, parameters, config);
+        users = new UserLlm(context, parameters, config);
+        parameters.get(LOGIT_SCALE).value().write(new float[] {(float) Math.log(1 / 0.07)});
+    }
+
+    /** All parameters; the logit scale is trained with either side. */
+    public static Parameters.Layout layout(HllmConfig config, Trained trained) {
+        Parameters.Layout layout = new Parameters.Layout();
+        ItemLlm.declare(layout, config.item(), config.pooling(), trained.item());
+        UserLlm.declare(layout, config.user(), trained.user());
+        layout.vector(LOGIT_SCALE, 1, trained.anything());
+        return layout;
+    }
+
+    /** Copies a pretrained model's tensors, under names without prefix ("layers.0..."), into one side. */
+    public void load(Side side, TensorSource source) {
+        for (Parameter parameter : of(side)) {
+            String name = parameter.name();
+            if (name.startsWith(side.prefix())) {
+                copy(parameter, source, name.substring(side.prefix().length()));
+            }
+        }
+        refresh();
+    }
+
+    /** Copies every tensor of an official checkpoint, or of a run, by its own name. */
+    public void load(TensorSource source) {
+        for (Parameter parameter : parameters.all()) {
+            copy(parameter, source, parameter.name());
+        }
+        refresh();
+    }
+
+    /** The start weights of a model that was never trained: N(0, initializer_range), norms 1. */
+    public void randomise(Side side, long seed) {
+        double std = (side == Side.ITEM ? config.item() : config.user()).initializerRange();
+        long stream = side == Side.ITEM ? 1L << 32 : 2L << 32;
+        for (Parameter parameter : of(side)) {
+            if (parameter.name().startsWith(side.prefix())) {
+                if (parameter.value().rank() == 1) { // a norm's weight
+                    float[] ones = new float[(int) parameter.value().size(0)];
+                    Arrays.fill(ones, 1);
+                    parameter.value().write(ones);
+                } else {
+                    fill(parameter, seed, stream, (float) std);
+                }
+            }
+            stream++;
+        }
+        refresh();
+    }
+
+    /** A fresh [ITEM] token, N(0, 0.02). */
+    public void randomiseItemToken(long seed) {
+        if (config.pooling() == Pooling.TOKEN) {
+            fill(parameters.get(ItemLlm.ITEM_TOKEN), seed, 0, ITEM_TOKEN_STD);
+        }
+    }
+
+    /** Sets the [ITEM] token [D]. */
+    public void itemToken(float[] values) {
+        if (config.pooling() != Pooling.TOKEN || values.length != config.width()) {
+            throw new HllmException("the [ITEM] token of this model has " + (config.pooling() == Pooling.TOKEN
+                    ? config.width() + " numbers, not " + values.length : "no numbers: it pools by the mean"));
+        }
+        parameters.get(ItemLlm.ITEM_TOKEN).value().write(values);
+    }
+
+    /** The parameters of one side; the [ITEM] token belongs to the item's. */
+    public List<Parameter> of(Side side) {
+        List<Parameter> chosen = new ArrayList<>();
+        for (Parameter parameter : parameters.all()) {
+            if (parameter.name().startsWith(side.prefix())
+                    || side == Side.ITEM && parameter.name().equals(ItemLlm.ITEM_TOKEN)) {
+                chosen.add(parameter);
+            }
+        }
+        return chosen;
+    }
+
+    private void fill(Parameter parameter, long seed, long stream, float std) {
+        float[] values = new float[Math.toIntExact(parameter.value().elements())];
+        Gaussian.fill(seed, stream, values, std);
+        write(parameter.value(), 0, FloatBuffer.wrap(values));
+    }
+
+    private void copy(Parameter parameter, TensorSource source, String name) {
+        TensorInfo info = source.info(name);
+        Tensor value = parameter.value();
+        if (!sameShape(info.shape(), value.shape())) {
+            throw new HllmException(source.origin() + ": tensor '" + name + "' has shape " + Arrays.toString(info.shape())
+                    + ", expected " + Arrays.toString(value.shape()));
+        }
+        FloatBuffer chunk = FloatBuffer.allocate((int) Math.min(CHUNK, info.elements()));
+        for (long at = 0; at < info.elements(); at += chunk.limit()) {
+            chunk.clear().limit((int) Math.min(chunk.capacity(), info.elements() - at));
+            source.read(name, at, chunk);
+            write(value, at, chunk.flip());
+        }
+    }
+
+    /** Leading dimensions of 1 do not count: the official checkpoint keeps the [ITEM] token as [1, 1, D], a scalar as []. */
+    private static boolean sameShape(long[] found, long[] expected) {
+        int skip = 0;
+        while (skip < found.length && found.length - skip > expected.length && found[skip] == 1) {
+            skip++;
+        }
+        long[] rest = Arrays.copyOfRange(found, skip, found.length);
+        return Arrays.equals(rest, expected) || found.length == 0 && Arrays.equals(expected, new long[] {1});
+    }
+
+    /** Writes float32 values into a tensor of either storage. */
+    private void write(Tensor value, long first, FloatBuffer values) {
+        Tensor flat = value.reshape(value.elements());
+        if (value.dtype() == DType.F32) {
+            flat.write(first, values);
+            return;
+        }
+        int count = values.remaining();
+        try (Tensor wide = context.zeros(DType.F32, count)) {
+            wide.write(0, values);
+            context.ops().convert(flat.rows(first, first + count), wide);
+        }
+    }
+
+    public HllmConfig config() {
+        return config;
+    }
+
+    public Context context() {
+        return context;
+    }
+
+    public Parameters parameters() {
+        return parameters;
+    }
+
+    public ItemLlm items() {
+        return items;
+    }
+
+    public UserLlm users() {
+        return users;
+    }
+
+    public Parameter logitScale() {
+        return parameters.get(LOGIT_SCALE);
+    }
+
+    /** Takes over parameter values that were written (an optimiser step, a loaded checkpoint). */
+    public void refresh() {
+        items.refresh();
+        users.refresh();
+    }
+
+    @Override
+    public void close() {
+        items.close();
+        users.close();
+        parameters.close();
+    }
+}

@@ -1,0 +1,64 @@
+package org.hllm4j.nn;
+
+import org.hllm4j.engine.Context;
+import org.hllm4j.engine.Plan;
+import org.hllm4j.engine.PlanSpec;
+import org.hllm4j.engine.Tensor;
+
+/**
+ * A packed batch as the device sees it. Owns its tensors and plans.
+ *
+ * @param positions i32 [T] place of each token in its sequence
+ * @param plan which tokens see which
+ * @param tail the tokens whose last hidden state is wanted; null: all of them
+ */
+public record Packing(Tensor positions, Plan plan, Tail tail) implements AutoCloseable {
+    /**
+     * The last layer for I of the T tokens only: queries, output projection and MLP at those, keys and values for all.
+     *
+     * @param rows i32 [I] ascending token rows
+     * @param positions i32 [I]
+     * @param plan I queries of one row each over the T keys
+     */
+    public record Tail(Tensor rows, Tensor positions, Plan plan) {
+        /**
+         * @param allPositions [T] of the whole pack
+         * @param rows [I] ascending
+         * @param spanOffsets [I + 1] the key spans of each wanted row, itself included at the end
+         */
+        public static Tail of(
+                Context context,
+                int[] allPositions,
+                int[] rows,
+                int[] spanOffsets,
+                int[] spanBegin,
+                int[] spanLength) {
+            int[] begin = new int[rows.length];
+            int[] length = new int[rows.length];
+            int[] positions = new int[rows.length];
+            for (int i = 0; i < rows.length; i++) {
+                begin[i] = i;
+                length[i] = 1;
+                positions[i] = allPositions[rows[i]];
+            }
+            PlanSpec spec = new PlanSpec(
+                    true, rows.length, allPositions.length, begin, length, spanOffsets, spanBegin, spanLength);
+            return new Tail(context.of(rows), context.of(positions), context.plan(spec));
+        }
+    }
+
+    public long rows() {
+        return positions.size(0);
+    }
+
+    @Override
+    public void close() {
+        positions.close();
+        plan.close();
+        if (tail != null) {
+            tail.rows.close();
+            tail.positions.close();
+            tail.plan.close();
+        }
+    }
+}

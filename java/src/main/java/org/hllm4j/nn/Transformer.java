@@ -1,0 +1,125 @@
+package org.hllm4j.nn;
+
+import java.util.ArrayList;
+import java.util.List;
+import org.hllm4j.HllmException;
+import org.hllm4j.engine.Context;
+import org.hllm4j.engine.Ops;
+import org.hllm4j.engine.Tensor;
+import org.hllm4j.engine.Workspace;
+import org.hllm4j.weights.ModelConfig;
+
+/**
+ * A decoder-only transformer from input vectors to final hidden states: the one loop over layers that every model and
+ * every use (embedding, training, serving) goes through. One thread at a time.
+ */
+public final class Transformer implements AutoCloseable {
+    private final Ops ops;
+    private final int width;
+    private final int maxPositions;
+    private final List<Block> blocks = new ArrayList<>();
+    private final RmsNorm norm;
+    private final Tensor ropeTable;
+
+    /** Declares the parameters below {@code prefix} ("item_llm.model."), word embeddings excepted. */
+    public static void declare(Parameters.Layout layout, String prefix, ModelConfig config, boolean trainable) {
+        for (int i = 0; i < config.layers(); i++) {
+            Block.declare(layout, prefix + "layers." + i + ".", config, trainable);
+        }
+        layout.vector(prefix + "norm.weight", config.hiddenSize(), trainable);
+    }
+
+    /** @param maxPositions longest sequence that will be given */
+    public Transformer(Context context, Parameters parameters, String prefix, ModelConfig config, int maxPositions) {
+        ops = context.ops();
+        width = config.hiddenSize();
+        this.maxPositions = maxPositions;
+        ropeTable = context.of(
+                RopeTable.of(maxPositions, config.headDim(), config.ropeTheta(), config.ropeScaling()),
+                maxPositions,
+                config.headDim());
+        for (int i = 0; i < config.layers(); i++) {
+            blocks.add(new Block(context, parameters, prefix + "layers." + i + ".", config));
+        }
+        norm = new RmsNorm(ops, parameters.get(prefix + "norm.weight"), config.rmsNormEps());
+    }
+
+    /** One forward pass. {@code output} [T, D], or [I, D] with a tail, is after the final norm. */
+    public static final class Pass {
+        private final Packing packing;
+        private final List<Block.Saved> saved = new ArrayList<>();
+        private Tensor last;
+        private Tensor rstd;
+        private Tensor output;
+
+        private Pass(Packing packing) {
+            this.packing = packing;
+        }
+
+        public Tensor output() {
+            return output;
+        }
+    }
+
+    /**
+     * @param x input vectors [T, D] in the workspace; overwritten unless {@code save}
+     * @param save whether {@link #backward} will follow: its tensors stay in the workspace until the caller releases them
+     */
+    public Pass forward(Workspace workspace, Tensor x, Packing packing, boolean save) {
+        if (x.size(0) != packing.rows() || x.size(1) != width) {
+            throw new HllmException("transformer input is [" + x.size(0) + "," + x.size(1) + "], expected ["
+                    + packing.rows() + "," + width + "]");
+        }
+        Pass pass = new Pass(packing);
+        Tensor stream = x;
+        for (int i = 0; i < blocks.size(); i++) {
+            Block.Result result =
+                    blocks.get(i).forward(workspace, stream, packing, tail(packing, i), ropeTable, save);
+            stream = result.x();
+            if (save) {
+                pass.saved.add(result.saved());
+            }
+        }
+        pass.last = stream;
+        pass.rstd = workspace.floats(stream.size(0));
+        pass.output = workspace.floats(stream.size(0), width);
+        norm.forward(pass.output, pass.rstd, stream);
+        return pass;
+    }
+
+    /**
+     * Adds to the gradients of what is trained.
+     *
+     * @param doutput gradient of the pass's output
+     * @return gradient of its input [T, D], in the workspace
+     */
+    public Tensor backward(Workspace workspace, Pass pass, Tensor doutput) {
+        Tensor d = workspace.floats(pass.last.size(0), width);
+        norm.backward(d, doutput, pass.rstd, pass.last, false);
+        for (int i = blocks.size() - 1; i >= 0; i--) {
+            d = blocks.get(i)
+                    .backward(workspace, d, pass.saved.get(i), pass.packing, tail(pass.packing, i), ropeTable);
+        }
+        return d;
+    }
+
+    private Packing.Tail tail(Packing packing, int layer) {
+        return layer == blocks.size() - 1 ? packing.tail() : null;
+    }
+
+    /** Longest sequence that positions exist for. */
+    public int maxPositions() {
+        return maxPositions;
+    }
+
+    /** Takes over parameter values that were written. */
+    public void refresh() {
+        blocks.forEach(Block::refresh);
+    }
+
+    @Override
+    public void close() {
+        blocks.forEach(Block::close);
+        ropeTable.close();
+    }
+}

@@ -1,0 +1,326 @@
+package org.hllm4j.run;
+
+import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.databind.json.JsonMapper;
+import java.io.IOException;
+import java.nio.FloatBuffer;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Collection;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+import java.util.stream.Stream;
+import org.hllm4j.HllmException;
+import org.hllm4j.data.Catalogue;
+import org.hllm4j.engine.Context;
+import org.hllm4j.engine.DType;
+import org.hllm4j.engine.Tensor;
+import org.hllm4j.model.Hllm;
+import org.hllm4j.model.HllmConfig;
+import org.hllm4j.model.Pooling;
+import org.hllm4j.nn.Parameter;
+import org.hllm4j.text.ItemText;
+import org.hllm4j.weights.ModelConfig;
+import org.hllm4j.weights.PendingFile;
+import org.hllm4j.weights.Safetensors;
+import org.hllm4j.weights.SafetensorsWriter;
+import org.hllm4j.weights.StoredType;
+import org.hllm4j.weights.TensorInfo;
+import org.hllm4j.weights.TensorWriter;
+
+/**
+ * The folder that training writes and everything else loads:
+ *
+ * <pre>
+ * manifest.json            see {@link Manifest}; names the model folder
+ * model-STEP/item/         the Item LLM as a Hugging Face folder, with the tokenizer
+ * model-STEP/user/         the User LLM likewise (one unused word embedding, as its inputs are vectors)
+ * model-STEP/hllm.safetensors        [ITEM] token and logit scale
+ * items.safetensors        the catalogue's item vectors, with the hashes of model and ids that they belong to
+ * checkpoint-STEP.safetensors        state of an unfinished training
+ * </pre>
+ *
+ * A model is written whole into a new folder before the manifest names it, so that at every moment the run has either
+ * the old model or the new one.
+ */
+public final class RunFolder {
+    private static final int CHUNK = 1 << 20; // elements
+    private static final String ITEM_MODEL = "item_llm.model.";
+    private static final String USER_MODEL = "user_llm.model.";
+
+    private final Path path;
+
+    public RunFolder(Path path) {
+        this.path = path.toAbsolutePath();
+    }
+
+    /** Makes the folder if it is not there. */
+    public static RunFolder create(Path path) {
+        try {
+            Files.createDirectories(path);
+        } catch (IOException e) {
+            throw new HllmException(path + ": cannot be made: " + e, e);
+        }
+        return new RunFolder(path);
+    }
+
+    public Path path() {
+        return path;
+    }
+
+    public Path manifestFile() {
+        return path.resolve("manifest.json");
+    }
+
+    public boolean hasModel() {
+        return Files.exists(manifestFile());
+    }
+
+    /** @throws HllmException where no model was saved yet */
+    public Manifest manifest() {
+        return Manifest.read(manifestFile());
+    }
+
+    private Path modelFolder(Manifest manifest) {
+        return path.resolve(manifest.modelFolder());
+    }
+
+    /** What goes into the manifest beside the model itself. */
+    public record Description(
+            List<String> textKeys,
+            Catalogue catalogue,
+            String tokenizerJson,
+            Map<String, Object> training,
+            Map<String, Map<String, Double>> metrics,
+            Map<String, String> environment) {}
+
+    /** Saves the model as the run's, replacing an earlier one. */
+    public Manifest save(Hllm model, long step, Description description) {
+        String name = "model-" + step;
+        Path folder = path.resolve(name);
+        Map<String, String> sha256 = new TreeMap<>();
+        delete(folder); // of a save that was interrupted
+        for (Hllm.Side side : Hllm.Side.values()) {
+            String sideName = side.name().toLowerCase(java.util.Locale.ROOT);
+            Path to = folder.resolve(sideName);
+            writeSide(model, side, to);
+            if (side == Hllm.Side.ITEM) {
+                PendingFile.write(to.resolve("tokenizer.json"), description.tokenizerJson().getBytes(StandardCharsets.UTF_8));
+                sha256.put("item/tokenizer.json", Sha256.of(to.resolve("tokenizer.json")));
+            }
+            sha256.put(sideName + "/config.json", Sha256.of(to.resolve("config.json")));
+            sha256.put(sideName + "/model.safetensors", Sha256.of(to.resolve("model.safetensors")));
+        }
+        List<Parameter> rest = model.parameters().all().stream()
+                .filter(p -> !p.name().startsWith(ITEM_MODEL) && !p.name().startsWith(USER_MODEL))
+                .toList();
+        write(folder.resolve("hllm.safetensors"), named(rest, ""));
+        sha256.put("hllm.safetensors", Sha256.of(folder.resolve("hllm.safetensors")));
+        sha256.put("prompt", Sha256.of(ItemText.PROMPT.getBytes(StandardCharsets.UTF_8)));
+        sha256.put("ids", Sha256.of(description.catalogue()));
+        HllmConfig config = model.config();
+        Manifest manifest = new Manifest(
+                Manifest.SCHEMA,
+                name,
+                config.pooling(),
+                config.maxTextLength(),
+                config.maxHistory(),
+                description.textKeys(),
+                description.catalogue().size(),
+                sha256,
+                description.training(),
+                description.metrics(),
+                description.environment());
+        write(manifest);
+        removeOldModels(name);
+        return manifest;
+    }
+
+    /** Replaces the manifest by one with other metrics. */
+    public void write(Manifest manifest) {
+        PendingFile.write(manifestFile(), manifest.toJson());
+    }
+
+    /** One side as a Hugging Face folder: config.json and model.safetensors (the tokenizer is the caller's). */
+    public static void writeSide(Hllm model, Hllm.Side side, Path folder) {
+        create(folder);
+        boolean item = side == Hllm.Side.ITEM;
+        ModelConfig config = (item ? model.config().item() : model.config().user()).withTieWordEmbeddings(true);
+        String prefix = item ? ITEM_MODEL : USER_MODEL;
+        Map<String, Tensor> tensors = named(
+                model.of(side).stream().filter(p -> p.name().startsWith(prefix)).toList(), prefix.substring(0, prefix.indexOf('.') + 1));
+        if (item) {
+            write(folder.resolve("model.safetensors"), tensors);
+        } else {
+            // Hugging Face classes insist on a word embedding; the User LLM has none.
+            config = config.withVocabSize(1);
+            try (Tensor none = model.context().zeros(DType.F32, 1, config.hiddenSize())) {
+                tensors.put("model.embed_tokens.weight", none);
+                write(folder.resolve("model.safetensors"), tensors);
+            }
+        }
+        PendingFile.write(folder.resolve("config.json"), config.toJson().getBytes(StandardCharsets.UTF_8));
+    }
+
+    private static Map<String, Tensor> named(Collection<Parameter> parameters, String dropped) {
+        Map<String, Tensor> tensors = new LinkedHashMap<>();
+        parameters.forEach(p -> tensors.put(p.name().substring(dropped.length()), p.value()));
+        return tensors;
+    }
+
+    /** Writes device tensors as a safetensors file, in their own precision. */
+    static void write(Path file, Map<String, Tensor> tensors) {
+        List<TensorInfo> infos = new ArrayList<>();
+        tensors.forEach((name, tensor) -> infos.add(new TensorInfo(name, StoredType.F32, tensor.shape())));
+        try (SafetensorsWriter writer = SafetensorsWriter.create(file, infos, Map.of("format", "pt"))) {
+            tensors.forEach((name, tensor) -> append(writer, name, tensor));
+        }
+    }
+
+    /** Appends a float32 device tensor, chunk by chunk. */
+    public static void append(TensorWriter writer, String name, Tensor tensor) {
+        Tensor flat = tensor.reshape(tensor.elements());
+        FloatBuffer chunk = FloatBuffer.allocate((int) Math.min(CHUNK, tensor.elements()));
+        for (long at = 0; at < tensor.elements(); at += chunk.limit()) {
+            chunk.clear().limit((int) Math.min(chunk.capacity(), tensor.elements() - at));
+            flat.read(at, chunk);
+            writer.append(name, chunk.rewind());
+        }
+    }
+
+    /** Loads the run's model; its files must be those of the manifest. The caller closes it. */
+    public Hllm load(Context context, DType storage) {
+        Manifest manifest = manifest();
+        Path folder = modelFolder(manifest);
+        manifest.sha256().forEach((name, expected) -> {
+            if (name.equals("prompt") || name.equals("ids")) {
+                return;
+            }
+            Path file = folder.resolve(name);
+            if (!Files.exists(file) || !Sha256.of(file).equals(expected)) {
+                throw new HllmException(file + (Files.exists(file) ? " was changed after it was saved" : " is missing")
+                        + ": it is not the file that manifest.json describes. Train again, or restore the folder");
+            }
+        });
+        HllmConfig config = new HllmConfig(
+                config(folder.resolve("item")),
+                config(folder.resolve("user")),
+                manifest.pooling(),
+                manifest.maxTextLength(),
+                manifest.maxHistory());
+        Hllm model = new Hllm(context, config, Hllm.Trained.NOTHING, storage);
+        try (Safetensors item = Safetensors.open(folder.resolve("item/model.safetensors"));
+                Safetensors user = Safetensors.open(folder.resolve("user/model.safetensors"));
+                Safetensors rest = Safetensors.open(folder.resolve("hllm.safetensors"))) {
+            model.load(new RunTensors(path.toString(), item, user, rest));
+            return model;
+        } catch (RuntimeException e) {
+            model.close();
+            throw e;
+        }
+    }
+
+    private static ModelConfig config(Path folder) {
+        Path file = folder.resolve("config.json");
+        try {
+            return ModelConfig.parse(Files.readString(file), file.toString());
+        } catch (IOException e) {
+            throw new HllmException(file + ": cannot be read: " + e, e);
+        }
+    }
+
+    public String tokenizerJson() {
+        Path file = modelFolder(manifest()).resolve("item/tokenizer.json");
+        try {
+            return Files.readString(file);
+        } catch (IOException e) {
+            throw new HllmException(file + ": cannot be read: " + e, e);
+        }
+    }
+
+    // ---- Item vectors -----------------------------------------------------------------------------------------------
+
+    private Path itemFile() {
+        return path.resolve("items.safetensors");
+    }
+
+    /** Stores the catalogue's item vectors [N, D] beside the hashes of the model and the ids that they belong to. */
+    public void saveItems(Tensor table, Catalogue catalogue) {
+        Map<String, String> meta =
+                Map.of("model_sha256", manifest().modelHash(), "ids_sha256", Sha256.of(catalogue));
+        try (SafetensorsWriter writer = SafetensorsWriter.create(
+                itemFile(), List.of(new TensorInfo("items", StoredType.F32, table.shape())), meta)) {
+            append(writer, "items", table);
+        }
+    }
+
+    /** The stored item vectors [N, D], or null where there are none for just this model and catalogue. */
+    public Tensor loadItems(Context context, Catalogue catalogue) {
+        if (!Files.exists(itemFile())) {
+            return null;
+        }
+        try (Safetensors file = Safetensors.open(itemFile())) {
+            if (!manifest().modelHash().equals(file.metadata().get("model_sha256"))
+                    || !Sha256.of(catalogue).equals(file.metadata().get("ids_sha256"))) {
+                return null;
+            }
+            long[] shape = file.info("items").shape();
+            Tensor table = context.zeros(DType.F32, shape);
+            Tensor flat = table.reshape(table.elements());
+            FloatBuffer chunk = FloatBuffer.allocate((int) Math.min(CHUNK, table.elements()));
+            for (long at = 0; at < table.elements(); at += chunk.limit()) {
+                chunk.clear().limit((int) Math.min(chunk.capacity(), table.elements() - at));
+                file.read("items", at, chunk);
+                flat.write(at, chunk.flip());
+            }
+            return table;
+        }
+    }
+
+    // ---- House-keeping ----------------------------------------------------------------------------------------------
+
+    private void removeOldModels(String current) {
+        try (Stream<Path> files = Files.list(path)) {
+            files.filter(f -> f.getFileName().toString().matches("model-\\d+"))
+                    .filter(f -> !f.getFileName().toString().equals(current))
+                    .toList()
+                    .forEach(RunFolder::delete);
+        } catch (IOException e) {
+            throw new HllmException(path + ": cannot be listed: " + e, e);
+        }
+    }
+
+    private static void delete(Path folder) {
+        if (!Files.exists(folder)) {
+            return;
+        }
+        try (Stream<Path> files = Files.walk(folder)) {
+            for (Path file : files.sorted(java.util.Comparator.reverseOrder()).toList()) {
+                Files.delete(file);
+            }
+        } catch (IOException e) {
+            throw new HllmException(folder + ": cannot be deleted: " + e, e);
+        }
+    }
+
+    /** Free bytes where the run is written. */
+    public long freeBytes() {
+        try {
+            return Files.getFileStore(path).getUsableSpace();
+        } catch (IOException e) {
+            throw new HllmException(path + ": free space cannot be read: " + e, e);
+        }
+    }
+
+    static String json(Object value) {
+        try {
+            return new JsonMapper().writeValueAsString(value);
+        } catch (JsonProcessingException e) {
+            throw new IllegalStateException(e);
+        }
+    }
+}
