@@ -37,10 +37,20 @@ void adamw_range(const AdamW& a, int64_t begin, int64_t end) {
     }
 }
 
-// Blocks of 4096 squares in float, added up in double.
+// In double: squares of ordinary gradients leave the range of float.
 double sum_of_squares(const float* in, int64_t begin, int64_t end) {
-    double total = 0;
-    for (int64_t i = begin; i < end; i += 4096) total += dot(in + i, in + i, end - i < 4096 ? end - i : 4096);
+    const hn::ScalableTag<double> d;
+    const hn::Rebind<float, decltype(d)> narrow;
+    const int64_t N = hn::Lanes(d);
+    auto s0 = hn::Zero(d), s1 = hn::Zero(d);
+    int64_t i = begin;
+    for (; i + 2 * N <= end; i += 2 * N) {
+        const auto a = hn::PromoteTo(d, hn::LoadU(narrow, in + i)), b = hn::PromoteTo(d, hn::LoadU(narrow, in + i + N));
+        s0 = hn::MulAdd(a, a, s0);
+        s1 = hn::MulAdd(b, b, s1);
+    }
+    double total = hn::GetLane(hn::SumOfLanes(d, hn::Add(s0, s1)));
+    for (; i < end; i++) total += double{in[i]} * in[i];
     return total;
 }
 

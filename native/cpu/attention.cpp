@@ -13,6 +13,8 @@
 #include <cmath>
 #include <limits>
 
+#include "hwy/cache_control.h"
+
 #include "cpu/backend.h"
 
 #ifndef HLLM_CPU_ATTENTION  // what follows is shared by the instruction sets
@@ -163,6 +165,20 @@ HWY_INLINE void copy_scaled(float* out, const float* in, float scale, size_t n) 
     map(out, in, n, [&](V32 v) { return hn::Mul(v, s); });
 }
 
+// Short segments are bound by memory, and rows cut by heads confuse the hardware's own prefetching: while one tile is
+// computed, the rows of the next are asked for.
+HWY_INLINE void prefetch(const Attention& a, const View& x, int64_t begin, int64_t count, int64_t head) {
+    for (int64_t t = begin; t < std::min(begin + count, x.shape[0]); t++)
+        for (int64_t i = 0; i < a.group() * a.width(); i += 16) hwy::Prefetch(x.row(t) + head * a.group() * x.stride[1] + i);
+}
+// What most likely comes after `count` query rows for `head`: the same rows for the next key head, or the rows behind them.
+HWY_INLINE void prefetch_next(const Attention& a, const View& x, int64_t begin, int64_t count, int64_t head) {
+    if (head + 1 < a.k.shape[1])
+        prefetch(a, x, begin, count, head + 1);
+    else
+        prefetch(a, x, begin + count, count, 0);
+}
+
 // The addresses of `count` keys of a segment from logical position `position` on, as row numbers.
 void find_keys(const Plan& plan, const Plan::Segment& segment, int64_t position, int64_t count, int32_t* rows) {
     auto span = plan.spans.begin() + segment.span;
@@ -246,6 +262,7 @@ void attention_forward_block(const Attention& a, const View& out, const View& sa
         t.maximum[r] = -std::numeric_limits<float>::infinity();
         t.total[r] = 0;
     }
+    prefetch_next(a, a.q, segment.query + block.query, block.queries, head);
     const int64_t end = a.seen(segment, block.query + block.queries - 1);
     int32_t key_rows[KEYS];
     for (int64_t key = 0; key < end; key += KEYS) {
@@ -262,21 +279,15 @@ void attention_forward_block(const Attention& a, const View& out, const View& sa
                         t.total[r], t.sums + r * t.stride, Dh);
         product(rows - first, Dh, keys, scores, KEYS, 1, t.values, t.stride, sums, t.stride, key > 0);
     }
-    for (int64_t r = 0; r < rows; r++) {
-        const int64_t query = segment.query + block.query + r / G, h = head * G + r % G;
-        copy_scaled(out.row(query) + h * out.stride[1], t.sums + r * t.stride, 1 / t.total[r], Dh);
-        if (saved_lse) saved_lse.row(h)[query] = t.maximum[r] + std::log(t.total[r]);
-    }
+    const int64_t query = segment.query + block.query;
+    for (int64_t r = 0; r < rows; r++)
+        copy_scaled(out.row(query + r / G) + (head * G + r % G) * out.stride[1], t.sums + r * t.stride, 1 / t.total[r], Dh);
+    if (!saved_lse) return;
+    map(t.total, t.maximum, t.total, rows, [](V32 high, V32 total) { return hn::Add(high, hn::Log(F32(), total)); });
+    for (int64_t r = 0; r < rows; r++) saved_lse.row(head * G + r % G)[query + r / G] = t.total[r];
 }
 
 // ---- Backward: P = exp(scores - lse), dP = dout v^T, dS = P (dP - delta), delta = sum of dout * out ----
-
-void attention_delta(float* delta, const View& dout, const View& out, int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; t++)
-        for (int64_t h = 0; h < dout.shape[1]; h++)
-            delta[t * dout.shape[1] + h] =
-                dot(dout.row(t) + h * dout.stride[1], out.row(t) + h * out.stride[1], dout.shape[2]);
-}
 
 // Puts a (query, head) into row r of the tile.
 HWY_INLINE void backward_row(const Attention& a, const View& dout, const View& saved_lse, const float* delta, int64_t query,
@@ -306,12 +317,18 @@ void backward_scores(const Attention& a, int64_t first, int64_t rows, int64_t ke
     }
 }
 
-// dq = scale dS k.
-void attention_backward_block(const Attention& a, const View& dq, const View& dout, const View& saved_lse, const float* delta,
-                              const Block& block, int64_t head, const Tile& t) {
+// dq = scale dS k. Also computes delta [Tq, H] of its rows, which dk and dv need later.
+void attention_backward_block(const Attention& a, const View& dq, const View& dout, const View& saved_out,
+                              const View& saved_lse, float* delta, const Block& block, int64_t head, const Tile& t) {
     const Plan::Segment& segment = a.plan.segments[block.segment];
     const int64_t Dh = a.width(), G = a.group(), rows = block.queries * G, query = segment.query + block.query;
-    for (int64_t r = 0; r < rows; r++) backward_row(a, dout, saved_lse, delta, query + r / G, head * G + r % G, r, t);
+    for (int64_t r = 0; r < rows; r++) {
+        const int64_t row = query + r / G, h = head * G + r % G;
+        delta[row * a.q.shape[1] + h] =
+            dot(dout.row(row) + h * dout.stride[1], saved_out.row(row) + h * saved_out.stride[1], Dh);
+        backward_row(a, dout, saved_lse, delta, row, h, r, t);
+    }
+    for (const View* x : {&a.q, &dout, &saved_out}) prefetch_next(a, *x, query, block.queries, head);
     const int64_t end = a.seen(segment, block.query + block.queries - 1);
     int32_t key_rows[KEYS];
     for (int64_t key = 0; key < end; key += KEYS) {
@@ -351,14 +368,19 @@ void attention_backward_share(const Attention& a, float* dk, int64_t dk_stride, 
         const Plan::Segment& segment = a.plan.segments[a.plan.readers[j].segment];
         const int64_t position = a.plan.readers[j].position + share.key;
         for (int64_t i = a.first_query(segment, position); i < segment.queries; i++) {
-            if (rows + G > a.queries() * G) add_rows();
+            if (rows + G > a.queries() * G) {
+                for (const View* x : {&a.q, &dout}) prefetch(a, *x, segment.query + i, a.queries(), head);
+                add_rows();
+            }
             for (int64_t g = 0; g < G; g++, rows++) {
                 backward_row(a, dout, saved_lse, delta, segment.query + i, head * G + g, rows, t);
                 t.visible[rows] = std::min(keys, a.seen(segment, i) - position);
             }
         }
     }
-    if (rows > 0) add_rows();
+    const Plan::Segment& last = a.plan.segments[a.plan.readers[share.reader + share.readers - 1].segment];
+    for (const View* x : {&a.q, &dout}) prefetch_next(a, *x, last.query, last.queries, head);
+    add_rows();
     for (int64_t i = 0; i < keys; i++) {
         copy(dk + i * dk_stride, t.sums + i * t.stride, Dh);
         copy(dv + i * dv_stride, t.sums2 + i * t.stride, Dh);
@@ -382,32 +404,36 @@ namespace {
 constexpr int64_t RUN_COST = 1 << 20;      // multiply-adds of a product that are worth a work item
 constexpr int64_t GROUP_ROWS = 32 * ROWS;  // of the readers of a piece; more are summed up in several groups
 
-// A list of work, cut into runs of about equal cost. It depends on the plan and the shapes alone.
+// A list of work, each item once per key head, cut into runs of about equal cost. It depends on the plan and the shapes alone.
 template <class Work>
 struct Schedule {
     Work* work;
-    int64_t* starts;  // run i is work[starts[i]] .. work[starts[i + 1]]
+    int64_t heads;
+    int64_t* starts;  // run i covers starts[i] .. starts[i + 1] of the pairs (work, head), heads innermost
     int64_t count = 0, runs = 0;
 
     // each(visit) calls visit(work, cost) for the whole list, in order; it is called twice.
     template <class Each>
-    Schedule(Scratch& scratch, const Each& each) {
+    Schedule(Scratch& scratch, int64_t heads, const Each& each) : heads(heads) {
         each([&](const Work&, int64_t) { count++; });
         work = scratch.take<Work>(count);
-        starts = scratch.take<int64_t>(count + 1);
-        int64_t at = 0, open = 0;  // `open`: cost of the current run, 0 when there is none
+        starts = scratch.take<int64_t>(count * heads + 1);
+        int64_t at = 0, left = 0;  // of the cost of the current run
         each([&](const Work& item, int64_t cost) {
-            if (open == 0) starts[runs++] = at;
+            for (int64_t head = 0; head < heads; head++, left -= std::max<int64_t>(cost, 1))
+                if (left <= 0) {
+                    starts[runs++] = at * heads + head;
+                    left = RUN_COST;
+                }
             work[at++] = item;
-            open = open + cost < RUN_COST ? open + std::max<int64_t>(cost, 1) : 0;
         });
-        starts[runs] = count;
+        starts[runs] = count * heads;
     }
-    // body(work, head, worker) for all work and heads.
+    // body(work, head, worker) for all pairs.
     template <class Body>
-    void run(int64_t heads, const Body& body) const {
-        team().run(runs * heads, [&](int64_t index, int worker) {
-            for (int64_t i = starts[index / heads]; i < starts[index / heads + 1]; i++) body(work[i], index % heads, worker);
+    void run(const Body& body) const {
+        team().run(runs, [&](int64_t index, int worker) {
+            for (int64_t i = starts[index]; i < starts[index + 1]; i++) body(work[i / heads], i % heads, worker);
         });
     }
 };
@@ -416,7 +442,7 @@ struct Schedule {
 constexpr int64_t GATHER_ROWS = 8;
 
 Schedule<Block> schedule_blocks(Scratch& scratch, const Attention& a) {
-    return {scratch, [&](auto&& visit) {
+    return {scratch, a.k.shape[1], [&](auto&& visit) {
                 for (size_t s = 0; s < a.plan.segments.size(); s++) {
                     const Plan::Segment& segment = a.plan.segments[s];
                     for (int64_t i = 0; i < segment.queries; i += a.queries()) {
@@ -502,7 +528,7 @@ void Cpu::attention_forward(Context& context, const View& out, const View& saved
     if (q.shape[1] == 0) return;
     const auto blocks = schedule_blocks(context.scratch, a);
     const Tiles tiles(context.scratch, a);
-    blocks.run(k.shape[1], [&](const Block& block, int64_t head, int worker) {
+    blocks.run([&](const Block& block, int64_t head, int worker) {
         HLLM_DISPATCH(attention_forward_block)(a, out, saved_lse, block, head, tiles.of(worker));
     });
 }
@@ -524,19 +550,16 @@ void Cpu::attention_backward(Context& context, const View& dq, const View& dk, c
     }
     const auto blocks = schedule_blocks(context.scratch, a);
     int64_t partial_rows;
-    const Schedule<Share> shares(context.scratch, [&](auto&& visit) { each_share(a, partial_rows, visit); });
+    const Schedule<Share> shares(context.scratch, heads, [&](auto&& visit) { each_share(a, partial_rows, visit); });
     const Tiles tiles(context.scratch, a);
     float* delta = context.scratch.take<float>(plan.query_rows * q.shape[1]);
     float* partial = context.scratch.take<float>(partial_rows * heads * 2 * Dh);  // [row][head][dk or dv][Dh]
 
-    team().ranges(plan.query_rows, 64, [&](int64_t begin, int64_t end, int) {
-        HLLM_DISPATCH(attention_delta)(delta, dout, saved_out, begin, end);
-    });
-    blocks.run(heads, [&](const Block& block, int64_t head, int worker) {
-        HLLM_DISPATCH(attention_backward_block)(a, dq, dout, saved_lse, delta, block, head, tiles.of(worker));
+    blocks.run([&](const Block& block, int64_t head, int worker) {
+        HLLM_DISPATCH(attention_backward_block)(a, dq, dout, saved_out, saved_lse, delta, block, head, tiles.of(worker));
     });
     const int64_t step = heads * 2 * Dh;
-    shares.run(heads, [&](const Share& share, int64_t head, int worker) {
+    shares.run([&](const Share& share, int64_t head, int worker) {
         const int64_t row = plan.pieces[share.piece].begin + share.key;
         const bool alone = share.partial < 0;
         float* sums = partial + share.partial * step + head * 2 * Dh;

@@ -21,6 +21,8 @@ class Cpu final : public Backend {
     void linear_backward_input(Context&, const View&, const View&, const Weight&, bool) override;
     void embedding_forward(Context&, const View&, const View&, const View&, const View&) override;
     void embedding_backward(Context&, const View&, const View&, const View&, const View&) override;
+    void gather_rows(Context&, const View&, const View&, const View&) override;
+    void scatter_add_rows(Context&, const View&, const View&, const View&) override;
     void segment_mean_forward(Context&, const View&, const View&, const View&, const View&) override;
     void segment_mean_backward(Context&, const View&, const View&, const View&, const View&) override;
     void normalize_rows(Context&, const View&, const View&) override;

@@ -77,6 +77,7 @@ void gemm(int64_t m, int64_t n, int64_t k, const float* a, int64_t rsa, int64_t 
 }
 
 const char* gemm_info() {
+    bli_init();  // asking for the kernel set before the first product would abort
     static const std::string text =
         std::string("BLIS ") + bli_info_get_version_str() + " (" + bli_arch_string(bli_arch_query_id()) + ")";
     return text.c_str();

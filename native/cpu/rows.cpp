@@ -75,6 +75,26 @@ void column_slices(int64_t rows, int64_t columns, const Body& body) {
     if (rows > 0) team().ranges(columns, 64, [&](int64_t begin, int64_t end, int) { body(begin, end - begin); });
 }
 
+// out[t] = table[ids[t]], or the special row where ids[t] < 0.
+void copy_rows(const View& out, const View& ids, const View& table, const View& special) {
+    const int64_t D = out.shape[1];
+    team().ranges(out.shape[0], rows_per_item(D), [&](int64_t begin, int64_t end, int) {
+        for (int64_t t = begin; t < end; t++)
+            std::memcpy(out.row(t), ids.i32()[t] < 0 ? special.f32() : table.row(ids.i32()[t]), static_cast<size_t>(D) * 4);
+    });
+}
+
+// Its transpose; a table or special row that is not there is left out.
+void add_rows(const View& table, const View& special, const View& in, const View& ids) {
+    column_slices(in.shape[0], in.shape[1], [&](int64_t column, int64_t n) {
+        for (int64_t t = 0; t < in.shape[0]; t++) {
+            const int32_t id = ids.i32()[t];
+            float* to = id >= 0 ? (table ? table.row(id) : nullptr) : (special ? special.f32() : nullptr);
+            if (to) HLLM_DISPATCH(add_row)(to + column, in.row(t) + column, 1, n);
+        }
+    });
+}
+
 void check_segments(const char* op, const View& offsets, const View& rows, int64_t limit) {
     const int64_t segments = offsets.shape[0] - 1;
     for (int64_t s = 0; s < segments; s++)
@@ -110,22 +130,22 @@ void Cpu::convert(Context&, const View& out, const View& in) {
 
 void Cpu::embedding_forward(Context&, const View& out, const View& ids, const View& table, const View& special) {
     check_indices("embedding_forward", "ids", ids, special ? INT32_MIN : 0, table.shape[0]);
-    const int64_t D = out.shape[1];
-    team().ranges(out.shape[0], rows_per_item(D), [&](int64_t begin, int64_t end, int) {
-        for (int64_t t = begin; t < end; t++)
-            std::memcpy(out.row(t), ids.i32()[t] < 0 ? special.f32() : table.row(ids.i32()[t]), static_cast<size_t>(D) * 4);
-    });
+    copy_rows(out, ids, table, special);
 }
 
 void Cpu::embedding_backward(Context&, const View& dtable, const View& dspecial, const View& dout, const View& ids) {
-    if (dtable) check_indices("embedding_backward", "ids", ids, dspecial ? INT32_MIN : 0, dtable.shape[0]);
-    column_slices(dout.shape[0], dout.shape[1], [&](int64_t column, int64_t n) {
-        for (int64_t t = 0; t < dout.shape[0]; t++) {
-            const int32_t id = ids.i32()[t];
-            float* to = id >= 0 ? (dtable ? dtable.row(id) : nullptr) : (dspecial ? dspecial.f32() : nullptr);
-            if (to) HLLM_DISPATCH(add_row)(to + column, dout.row(t) + column, 1, n);
-        }
-    });
+    if (dtable) check_indices("embedding_backward", "ids", ids, INT32_MIN, dtable.shape[0]);
+    add_rows(dtable, dspecial, dout, ids);
+}
+
+void Cpu::gather_rows(Context&, const View& out, const View& in, const View& index) {
+    check_indices("gather_rows", "index", index, 0, in.shape[0]);
+    copy_rows(out, index, in, View{});
+}
+
+void Cpu::scatter_add_rows(Context&, const View& out, const View& in, const View& index) {
+    check_indices("scatter_add_rows", "index", index, 0, out.shape[0]);
+    add_rows(out, View{}, in, index);
 }
 
 void Cpu::segment_mean_forward(Context&, const View& out, const View& in, const View& offsets, const View& rows) {

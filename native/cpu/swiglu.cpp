@@ -9,9 +9,10 @@ HWY_BEFORE_NAMESPACE();
 namespace hllm {
 namespace HWY_NAMESPACE {
 
+// Exp is defined up to 104, where it has long been infinite.
 HWY_INLINE V32 sigmoid(V32 z) {
     const V32 one = hn::Set(F32(), 1);
-    return hn::Div(one, hn::Add(one, hn::Exp(F32(), hn::Neg(z))));
+    return hn::Div(one, hn::Add(one, hn::Exp(F32(), hn::Min(hn::Neg(z), hn::Set(F32(), 104)))));
 }
 
 void swiglu_forward_rows(const View& y, const View& gate_up, int64_t begin, int64_t end) {

@@ -23,6 +23,9 @@ public final class Hllm implements AutoCloseable {
     /** Log of the loss's scale, learned; starts at ln(1 / 0.07). */
     public static final String LOGIT_SCALE = "logit_scale";
 
+    /** Input vector of [ITEM], learned. */
+    public static final String ITEM_TOKEN = "item_emb_tokens";
+
     /** A half of the hierarchy, for what is done to one of them. */
     public enum Side {
         ITEM,
@@ -111,7 +114,7 @@ public final class Hllm implements AutoCloseable {
     /** A fresh [ITEM] token, N(0, 0.02). */
     public void randomiseItemToken(long seed) {
         if (config.pooling() == Pooling.TOKEN) {
-            fill(parameters.get(ItemLlm.ITEM_TOKEN), seed, 0, ITEM_TOKEN_STD);
+            fill(parameters.get(ITEM_TOKEN), seed, 0, ITEM_TOKEN_STD);
         }
     }
 
@@ -121,7 +124,7 @@ public final class Hllm implements AutoCloseable {
             throw new HllmException("the [ITEM] token of this model has " + (config.pooling() == Pooling.TOKEN
                     ? config.width() + " numbers, not " + values.length : "no numbers: it pools by the mean"));
         }
-        parameters.get(ItemLlm.ITEM_TOKEN).value().write(values);
+        parameters.get(ITEM_TOKEN).value().write(values);
     }
 
     /** The parameters of one side; the [ITEM] token belongs to the item's. */
@@ -129,7 +132,7 @@ public final class Hllm implements AutoCloseable {
         List<Parameter> chosen = new ArrayList<>();
         for (Parameter parameter : parameters.all()) {
             if (parameter.name().startsWith(side.prefix())
-                    || side == Side.ITEM && parameter.name().equals(ItemLlm.ITEM_TOKEN)) {
+                    || side == Side.ITEM && parameter.name().equals(ITEM_TOKEN)) {
                 chosen.add(parameter);
             }
         }

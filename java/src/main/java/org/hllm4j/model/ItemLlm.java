@@ -16,7 +16,6 @@ import org.hllm4j.weights.ModelConfig;
 /** Item text to item vector (HLLM section 3.1): the last hidden state at [ITEM], or the mean over the text's tokens. */
 public final class ItemLlm implements AutoCloseable {
     static final String PREFIX = "item_llm.model.";
-    static final String ITEM_TOKEN = "item_emb_tokens";
 
     private final Context context;
     private final Ops ops;
@@ -30,7 +29,7 @@ public final class ItemLlm implements AutoCloseable {
         layout.table(PREFIX + "embed_tokens.weight", config.vocabSize(), config.hiddenSize(), trainable);
         Transformer.declare(layout, PREFIX, config, trainable);
         if (pooling == Pooling.TOKEN) {
-            layout.vector(ITEM_TOKEN, config.hiddenSize(), trainable);
+            layout.vector(Hllm.ITEM_TOKEN, config.hiddenSize(), trainable);
         }
     }
 
@@ -40,7 +39,7 @@ public final class ItemLlm implements AutoCloseable {
         width = config.width();
         pooling = config.pooling();
         words = parameters.get(PREFIX + "embed_tokens.weight");
-        itemToken = pooling == Pooling.TOKEN ? parameters.get(ITEM_TOKEN) : null;
+        itemToken = pooling == Pooling.TOKEN ? parameters.get(Hllm.ITEM_TOKEN) : null;
         transformer = new Transformer(context, parameters, PREFIX, config.item(), config.maxTextLength() + 1);
     }
 

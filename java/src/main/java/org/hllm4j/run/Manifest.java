@@ -86,6 +86,6 @@ public record Manifest(
                 .filter(e -> !e.getKey().equals("ids"))
                 .sorted(Map.Entry.comparingByKey())
                 .forEach(e -> all.append(e.getKey()).append('=').append(e.getValue()).append('\n'));
-        return Sha256.of((all + textKeys.toString() + maxTextLength + pooling).getBytes(StandardCharsets.UTF_8));
+        return Hashes.of((all + textKeys.toString() + maxTextLength + pooling).getBytes(StandardCharsets.UTF_8));
     }
 }

@@ -1,7 +1,5 @@
 package org.hllm4j.run;
 
-import com.fasterxml.jackson.core.JsonProcessingException;
-import com.fasterxml.jackson.databind.json.JsonMapper;
 import java.io.IOException;
 import java.nio.FloatBuffer;
 import java.nio.charset.StandardCharsets;
@@ -9,8 +7,10 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Collection;
+import java.util.Comparator;
 import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.TreeMap;
 import java.util.stream.Stream;
@@ -105,23 +105,23 @@ public final class RunFolder {
         Map<String, String> sha256 = new TreeMap<>();
         delete(folder); // of a save that was interrupted
         for (Hllm.Side side : Hllm.Side.values()) {
-            String sideName = side.name().toLowerCase(java.util.Locale.ROOT);
+            String sideName = side.name().toLowerCase(Locale.ROOT);
             Path to = folder.resolve(sideName);
             writeSide(model, side, to);
             if (side == Hllm.Side.ITEM) {
                 PendingFile.write(to.resolve("tokenizer.json"), description.tokenizerJson().getBytes(StandardCharsets.UTF_8));
-                sha256.put("item/tokenizer.json", Sha256.of(to.resolve("tokenizer.json")));
+                sha256.put("item/tokenizer.json", Hashes.of(to.resolve("tokenizer.json")));
             }
-            sha256.put(sideName + "/config.json", Sha256.of(to.resolve("config.json")));
-            sha256.put(sideName + "/model.safetensors", Sha256.of(to.resolve("model.safetensors")));
+            sha256.put(sideName + "/config.json", Hashes.of(to.resolve("config.json")));
+            sha256.put(sideName + "/model.safetensors", Hashes.of(to.resolve("model.safetensors")));
         }
         List<Parameter> rest = model.parameters().all().stream()
                 .filter(p -> !p.name().startsWith(ITEM_MODEL) && !p.name().startsWith(USER_MODEL))
                 .toList();
         write(folder.resolve("hllm.safetensors"), named(rest, ""));
-        sha256.put("hllm.safetensors", Sha256.of(folder.resolve("hllm.safetensors")));
-        sha256.put("prompt", Sha256.of(ItemText.PROMPT.getBytes(StandardCharsets.UTF_8)));
-        sha256.put("ids", Sha256.of(description.catalogue()));
+        sha256.put("hllm.safetensors", Hashes.of(folder.resolve("hllm.safetensors")));
+        sha256.put("prompt", Hashes.of(ItemText.PROMPT.getBytes(StandardCharsets.UTF_8)));
+        sha256.put("ids", Hashes.of(description.catalogue()));
         HllmConfig config = model.config();
         Manifest manifest = new Manifest(
                 Manifest.SCHEMA,
@@ -201,7 +201,7 @@ public final class RunFolder {
                 return;
             }
             Path file = folder.resolve(name);
-            if (!Files.exists(file) || !Sha256.of(file).equals(expected)) {
+            if (!Files.exists(file) || !Hashes.of(file).equals(expected)) {
                 throw new HllmException(file + (Files.exists(file) ? " was changed after it was saved" : " is missing")
                         + ": it is not the file that manifest.json describes. Train again, or restore the folder");
             }
@@ -251,7 +251,7 @@ public final class RunFolder {
     /** Stores the catalogue's item vectors [N, D] beside the hashes of the model and the ids that they belong to. */
     public void saveItems(Tensor table, Catalogue catalogue) {
         Map<String, String> meta =
-                Map.of("model_sha256", manifest().modelHash(), "ids_sha256", Sha256.of(catalogue));
+                Map.of("model_sha256", manifest().modelHash(), "ids_sha256", Hashes.of(catalogue));
         try (SafetensorsWriter writer = SafetensorsWriter.create(
                 itemFile(), List.of(new TensorInfo("items", StoredType.F32, table.shape())), meta)) {
             append(writer, "items", table);
@@ -265,7 +265,7 @@ public final class RunFolder {
         }
         try (Safetensors file = Safetensors.open(itemFile())) {
             if (!manifest().modelHash().equals(file.metadata().get("model_sha256"))
-                    || !Sha256.of(catalogue).equals(file.metadata().get("ids_sha256"))) {
+                    || !Hashes.of(catalogue).equals(file.metadata().get("ids_sha256"))) {
                 return null;
             }
             long[] shape = file.info("items").shape();
@@ -299,7 +299,7 @@ public final class RunFolder {
             return;
         }
         try (Stream<Path> files = Files.walk(folder)) {
-            for (Path file : files.sorted(java.util.Comparator.reverseOrder()).toList()) {
+            for (Path file : files.sorted(Comparator.reverseOrder()).toList()) {
                 Files.delete(file);
             }
         } catch (IOException e) {
@@ -313,14 +313,6 @@ public final class RunFolder {
             return Files.getFileStore(path).getUsableSpace();
         } catch (IOException e) {
             throw new HllmException(path + ": free space cannot be read: " + e, e);
-        }
-    }
-
-    static String json(Object value) {
-        try {
-            return new JsonMapper().writeValueAsString(value);
-        } catch (JsonProcessingException e) {
-            throw new IllegalStateException(e);
         }
     }
 }

@@ -92,18 +92,13 @@ public final class Gguf extends TensorFile {
     /** Maps a file and reads its metadata and tensor table. */
     public static Gguf open(Path file) {
         Gguf gguf = new Gguf(file.toString());
-        try {
-            gguf.load(gguf.own(new MappedFile(file)));
-            return gguf;
-        } catch (RuntimeException e) {
-            gguf.close();
-            throw e;
-        }
+        gguf.loadFile(file);
+        return gguf;
     }
 
     /**
-     * All metadata. Integers are Long, floats Float or Double, texts String; arrays are {@code long[]}, {@code float[]},
-     * {@code double[]}, {@code boolean[]}, {@code List<String>} or a List of arrays.
+     * All metadata. Integers are Long, floats Float or Double, texts String; arrays are {@code long[]},
+     * {@code float[]}, {@code double[]}, {@code boolean[]}, {@code List<String>} or a List of arrays.
      */
     public Map<String, Object> metadata() {
         return Collections.unmodifiableMap(metadata);
@@ -176,15 +171,18 @@ public final class Gguf extends TensorFile {
         return new HllmException(origin() + ": metadata '" + key + "' is not " + expected);
     }
 
-    private void load(MappedFile file) {
+    @Override
+    void add(MappedFile file, Map<String, StoredTensor> into) {
         ByteCursor in = new ByteCursor(file.bytes(), origin());
         if (in.remaining() < 4 || in.i32("magic") != MAGIC) {
             throw new HllmException(origin() + ": not a GGUF file (a Hugging Face model is given as its folder)");
         }
         int version = in.i32("version");
         if (version != 2 && version != 3) {
-            String what = Integer.reverseBytes(version) <= 3 && version != 1 ? "big-endian" : "version " + version;
-            throw new HllmException(origin() + ": GGUF " + what + ", expected little-endian version 2 or 3; convert it again");
+            int swapped = Integer.reverseBytes(version);
+            String what = swapped == 2 || swapped == 3 ? "big-endian" : "version " + version;
+            throw new HllmException(
+                    origin() + ": GGUF " + what + ", expected little-endian version 2 or 3; convert it again");
         }
         long tensorCount = count(in, in.i64("number of tensors"), 24, "tensors");
         long valueCount = count(in, in.i64("number of metadata values"), 13, "metadata values");
@@ -196,8 +194,8 @@ public final class Gguf extends TensorFile {
             }
         }
         if (integer("split.count", 1) > 1) {
-            throw new HllmException(origin() + ": is one part of a split model; join the parts with "
-                    + "llama-gguf-split --merge");
+            throw new HllmException(
+                    origin() + ": is one part of a split model; join the parts with " + "llama-gguf-split --merge");
         }
         List<Declared> declared = new ArrayList<>();
         for (long i = 0; i < tensorCount; i++) {
@@ -210,15 +208,15 @@ public final class Gguf extends TensorFile {
         long start = Math.ceilDiv(in.position(), alignment) * alignment;
         if (tensorCount > 0) {
             in.seek(start, "data of the tensors");
-            addTensors(declared, file.bytes().asSlice(start), alignment);
+            addTensors(declared, file.bytes().asSlice(start), alignment, into);
         }
     }
 
     /** A count from the file, checked against the bytes that so many items need at least. */
     private long count(ByteCursor in, long count, int leastBytes, String what) {
         if (count < 0 || count > in.remaining() / leastBytes) {
-            throw new HllmException(origin() + ": says it holds " + Long.toUnsignedString(count) + " " + what + ", but only "
-                    + in.remaining() + " bytes follow; the file is damaged or truncated");
+            throw new HllmException(origin() + ": says it holds " + Long.toUnsignedString(count) + " " + what
+                    + ", but only " + in.remaining() + " bytes follow; the file is damaged or truncated");
         }
         return count;
     }
@@ -249,14 +247,13 @@ public final class Gguf extends TensorFile {
 
     private Object readArray(ByteCursor in, String key, int depth) {
         int type = in.i32("array type of '" + key + "'");
-        int least =
-                switch (type) {
-                    case 0, 1, 7 -> 1;
-                    case 2, 3 -> 2;
-                    case 4, 5, 6 -> 4;
-                    case ARRAY -> 12;
-                    default -> 8;
-                };
+        int least = switch (type) {
+            case 0, 1, 7 -> 1;
+            case 2, 3 -> 2;
+            case 4, 5, 6 -> 4;
+            case ARRAY -> 12;
+            default -> 8;
+        };
         long count = count(in, in.i64("array length of '" + key + "'"), least, "items in '" + key + "'");
         if (count > MAX_ARRAY || depth == MAX_DEPTH) {
             throw new HllmException(origin() + ": metadata '" + key + "' has " + count + " items at depth " + depth
@@ -306,7 +303,8 @@ public final class Gguf extends TensorFile {
         String name = in.utf8(in.i64("length of a tensor name"), "tensor name");
         long rank = in.u32("rank of '" + name + "'");
         if (rank > MAX_RANK) {
-            throw new HllmException(origin() + ": tensor '" + name + "' has rank " + rank + ", expected at most " + MAX_RANK);
+            throw new HllmException(
+                    origin() + ": tensor '" + name + "' has rank " + rank + ", expected at most " + MAX_RANK);
         }
         long[] shape = new long[(int) rank];
         // GGUF lists the fastest dimension first
@@ -316,17 +314,19 @@ public final class Gguf extends TensorFile {
         return new Declared(name, in.i32("type of '" + name + "'"), shape, in.i64("offset of '" + name + "'"));
     }
 
-    private void addTensors(List<Declared> declared, MemorySegment data, long alignment) {
+    private void addTensors(
+            List<Declared> declared, MemorySegment data, long alignment, Map<String, StoredTensor> into) {
         List<Extent> extents = new ArrayList<>();
         for (Declared tensor : declared) {
             long offset = tensor.offset;
             if (offset < 0 || offset > data.byteSize() || offset % alignment != 0) {
-                throw new HllmException(origin() + ": tensor '" + tensor.name + "' at byte " + Long.toUnsignedString(offset)
-                        + " of the data, expected a multiple of " + alignment + " up to " + data.byteSize()
+                throw new HllmException(origin() + ": tensor '" + tensor.name + "' at byte "
+                        + Long.toUnsignedString(offset) + " of the data, expected a multiple of " + alignment
+                        + " up to " + data.byteSize()
                         + "; the file is damaged or truncated");
             }
             String name = huggingFaceName(tensor.name);
-            if (tensors.put(name, stored(tensor, name, data, extents)) != null) {
+            if (into.put(name, stored(tensor, name, data, extents)) != null) {
                 throw new HllmException(origin() + ": tensor '" + tensor.name + "' is there twice");
             }
         }
@@ -358,8 +358,7 @@ public final class Gguf extends TensorFile {
                     + tensor.offset + " passes the end of the data, " + data.byteSize() + "; the file is truncated");
         }
         extents.add(new Extent(name, tensor.offset, tensor.offset + info.bytes()));
-        StoredTensor.Contiguous stored =
-                new StoredTensor.Contiguous(info, data.asSlice(tensor.offset, info.bytes()));
+        StoredTensor.Contiguous stored = new StoredTensor.Contiguous(info, data.asSlice(tensor.offset, info.bytes()));
         boolean isQ = name.endsWith(".self_attn.q_proj.weight");
         if (!isQ && !name.endsWith(".self_attn.k_proj.weight")) {
             return stored;
@@ -367,7 +366,8 @@ public final class Gguf extends TensorFile {
         long heads = integer("llama.attention.head_count");
         heads = isQ ? heads : integer("llama.attention.head_count_kv", heads);
         if (tensor.shape.length != 2 || heads < 1 || heads > 1 << 20 || tensor.shape[0] % (2 * heads) != 0) {
-            throw new HllmException(origin() + ": tensor " + info + ": rows cannot be divided among " + heads + " heads");
+            throw new HllmException(
+                    origin() + ": tensor " + info + ": rows cannot be divided among " + heads + " heads");
         }
         return new StoredTensor.HeadRows(stored, heads);
     }

@@ -23,7 +23,8 @@ final class GgufConfig {
         int heads = size(gguf, "llama.attention.head_count", -1);
         int headDim = size(gguf, "llama.attention.key_length", hidden / heads);
         if (size(gguf, "llama.rope.dimension_count", headDim) != headDim) {
-            throw new HllmException(gguf.origin() + ": RoPE over a part of the head (llama.rope.dimension_count) is not supported");
+            throw new HllmException(
+                    gguf.origin() + ": RoPE over a part of the head (llama.rope.dimension_count) is not supported");
         }
         double theta = gguf.real("llama.rope.freq_base", 10000);
         return new ModelConfig(
@@ -53,7 +54,8 @@ final class GgufConfig {
     private static int size(Gguf gguf, String key, int otherwise) {
         long value = otherwise < 0 ? gguf.integer(key) : gguf.integer(key, otherwise);
         if (value < 0 || value > Integer.MAX_VALUE || value == 0 && !key.startsWith("tokenizer.")) {
-            throw new HllmException(gguf.origin() + ": metadata '" + key + "' is " + value + ", expected a positive number");
+            throw new HllmException(
+                    gguf.origin() + ": metadata '" + key + "' is " + value + ", expected a positive number");
         }
         return (int) value;
     }
@@ -66,8 +68,9 @@ final class GgufConfig {
         return switch (type) {
             case "none" -> null;
             case "linear" -> Json.fields("rope_type", "linear", "factor", gguf.real("llama.rope.scaling.factor"));
-            default -> throw new HllmException(
-                    gguf.origin() + ": RoPE scaling of type '" + type + "' is not supported, only none, linear and llama3");
+            default ->
+                throw new HllmException(gguf.origin() + ": RoPE scaling of type '" + type
+                        + "' is not supported, only none, " + "linear and llama3");
         };
     }
 

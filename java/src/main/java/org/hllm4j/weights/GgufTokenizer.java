@@ -44,9 +44,12 @@ public final class GgufTokenizer {
         }
         kinds = gguf.has("tokenizer.ggml.token_type")
                 ? gguf.integers("tokenizer.ggml.token_type")
-                : Collections.nCopies(tokens.size(), (long) NORMAL).stream().mapToLong(kind -> kind).toArray();
+                : Collections.nCopies(tokens.size(), (long) NORMAL).stream()
+                        .mapToLong(kind -> kind)
+                        .toArray();
         if (kinds.length != tokens.size()) {
-            throw new HllmException(gguf.origin() + ": " + kinds.length + " token types for " + tokens.size() + " tokens");
+            throw new HllmException(
+                    gguf.origin() + ": " + kinds.length + " token types for " + tokens.size() + " tokens");
         }
     }
 
@@ -56,8 +59,9 @@ public final class GgufTokenizer {
         return switch (model) {
             case "gpt2" -> new GgufTokenizer(gguf).byteLevel();
             case "llama" -> new GgufTokenizer(gguf).sentencePiece();
-            default -> throw new HllmException(gguf.origin() + ": tokenizer.ggml.model is \"" + model
-                    + "\", only gpt2 and llama are supported; give a tokenizer.json");
+            default ->
+                throw new HllmException(gguf.origin() + ": tokenizer.ggml.model is \"" + model
+                        + "\", only gpt2 and llama are supported; give a tokenizer.json");
         };
     }
 
@@ -65,20 +69,21 @@ public final class GgufTokenizer {
     private String byteLevel() {
         String pre = gguf.string("tokenizer.ggml.pre", "default");
         boolean llama3 = List.of("llama-bpe", "llama3", "llama-v3").contains(pre);
-        Object splits =
-                switch (pre) {
-                    case "smollm" -> sequence(Json.fields("type", "Digits", "individual_digits", true), byteLevelStep(true));
-                    case "gpt-2" -> byteLevelStep(true);
-                    case "llama-bpe", "llama3", "llama-v3" -> sequence(split(LLAMA3_SPLIT), byteLevelStep(false));
-                    case "default" -> sequence(
-                            split("[\\p{P}\\$\\+<=>\\^~\\|]+"),
-                            split(GPT2_SPLIT),
-                            split("\\p{N}+"),
-                            split("[0-9][0-9][0-9]"),
-                            byteLevelStep(false));
-                    default -> throw new HllmException(gguf.origin() + ": tokenizer.ggml.pre is \"" + pre
-                            + "\", only smollm, gpt-2, llama-bpe and default are supported; give a tokenizer.json");
-                };
+        Object splits = switch (pre) {
+            case "smollm" -> sequence(Json.fields("type", "Digits", "individual_digits", true), byteLevelStep(true));
+            case "gpt-2" -> byteLevelStep(true);
+            case "llama-bpe", "llama3", "llama-v3" -> sequence(split(LLAMA3_SPLIT), byteLevelStep(false));
+            case "default" ->
+                sequence(
+                        split("[\\p{P}\\$\\+<=>\\^~\\|]+"),
+                        split(GPT2_SPLIT),
+                        split("\\p{N}+"),
+                        split("[0-9][0-9][0-9]"),
+                        byteLevelStep(false));
+            default ->
+                throw new HllmException(gguf.origin() + ": tokenizer.ggml.pre is \"" + pre
+                        + "\", only smollm, gpt-2, llama-bpe and default are supported; give a tokenizer.json");
+        };
         List<List<String>> merges = new ArrayList<>();
         for (String merge : gguf.strings("tokenizer.ggml.merges")) {
             int space = merge.indexOf(' ', 1);
@@ -90,7 +95,8 @@ public final class GgufTokenizer {
             if (!vocabulary.containsKey(pair.get(0))
                     || !vocabulary.containsKey(pair.get(1))
                     || !vocabulary.containsKey(joined)) {
-                throw new HllmException(gguf.origin() + ": merge '" + merge + "' is of tokens that are not in the vocabulary");
+                throw new HllmException(
+                        gguf.origin() + ": merge '" + merge + "' is of tokens that are not in " + "the vocabulary");
             }
             merges.add(pair);
         }
@@ -158,20 +164,31 @@ public final class GgufTokenizer {
         return merges.stream().map(merge -> List.of(merge.left, merge.right)).toList();
     }
 
-    private String assemble(Object normalizer, Object preTokenizer, Object decoder, Object model, boolean bosByDefault) {
+    private String assemble(
+            Object normalizer, Object preTokenizer, Object decoder, Object model, boolean bosByDefault) {
         return Json.write(Json.fields(
-                "version", "1.0",
-                "truncation", null,
-                "padding", null,
-                "added_tokens", addedTokens(),
-                "normalizer", normalizer,
-                "pre_tokenizer", preTokenizer,
-                "post_processor", template(bosByDefault),
-                "decoder", decoder,
-                "model", model));
+                "version",
+                "1.0",
+                "truncation",
+                null,
+                "padding",
+                null,
+                "added_tokens",
+                addedTokens(),
+                "normalizer",
+                normalizer,
+                "pre_tokenizer",
+                preTokenizer,
+                "post_processor",
+                template(bosByDefault),
+                "decoder",
+                decoder,
+                "model",
+                model));
     }
 
-    private Map<String, Object> bpe(String unknown, boolean byteFallback, boolean ignoreMerges, List<List<String>> merges) {
+    private Map<String, Object> bpe(
+            String unknown, boolean byteFallback, boolean ignoreMerges, List<List<String>> merges) {
         return Json.fields(
                 "type", "BPE",
                 "dropout", null,
@@ -248,7 +265,8 @@ public final class GgufTokenizer {
     private String token(String role, int otherwise) {
         long id = gguf.integer(idKey(role), otherwise);
         if (id < 0 || id >= tokens.size()) {
-            throw new HllmException(gguf.origin() + ": the " + role + " token is " + id + ", but there are " + tokens.size() + " tokens");
+            throw new HllmException(gguf.origin() + ": the " + role + " token is " + id + ", but there are "
+                    + tokens.size() + " tokens");
         }
         return tokens.get((int) id);
     }
@@ -262,7 +280,8 @@ public final class GgufTokenizer {
     }
 
     private static Map<String, Object> split(String regex) {
-        return Json.fields("type", "Split", "pattern", Json.fields("Regex", regex), "behavior", "Isolated", "invert", false);
+        return Json.fields(
+                "type", "Split", "pattern", Json.fields("Regex", regex), "behavior", "Isolated", "invert", false);
     }
 
     private static Map<String, Object> byteLevelStep(boolean splits) {

@@ -47,8 +47,7 @@ public record ModelConfig(
 
     private static final Map<String, List<String>> ROPE_NUMBERS = Map.of(
             "linear", List.of("factor"),
-            "llama3",
-                    List.of("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"));
+            "llama3", List.of("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"));
 
     public ModelConfig {
         positive("hidden size", hiddenSize);
@@ -79,22 +78,7 @@ public record ModelConfig(
 
     /** The same with another number of blocks. */
     public ModelConfig withLayers(int count) {
-        return new ModelConfig(
-                architecture,
-                hiddenSize,
-                intermediateSize,
-                count,
-                heads,
-                kvHeads,
-                headDim,
-                vocabSize,
-                rmsNormEps,
-                ropeTheta,
-                ropeScaling,
-                maxPositions,
-                initializerRange,
-                tieWordEmbeddings,
-                bosTokenId);
+        return with(count, vocabSize);
     }
 
     /** The same shape with the output layer shared with the word embedding, or not. */
@@ -119,6 +103,10 @@ public record ModelConfig(
 
     /** The same with another vocabulary size. */
     public ModelConfig withVocabSize(int size) {
+        return with(layers, size);
+    }
+
+    private ModelConfig with(int layers, int vocabSize) {
         return new ModelConfig(
                 architecture,
                 hiddenSize,
@@ -127,7 +115,7 @@ public record ModelConfig(
                 heads,
                 kvHeads,
                 headDim,
-                size,
+                vocabSize,
                 rmsNormEps,
                 ropeTheta,
                 ropeScaling,
@@ -175,8 +163,10 @@ public record ModelConfig(
         expect(root, "model_type", "llama", origin);
         expect(root, "hidden_act", "silu", origin);
         for (String bias : List.of("attention_bias", "mlp_bias")) {
-            if (present(root, bias) && !root.get(bias).equals(Json.MAPPER.getNodeFactory().booleanNode(false))) {
-                throw new HllmException(origin + ": " + bias + " is " + root.get(bias) + ", models with biases are not supported");
+            if (present(root, bias)
+                    && !root.get(bias).equals(Json.MAPPER.getNodeFactory().booleanNode(false))) {
+                throw new HllmException(
+                        origin + ": " + bias + " is " + root.get(bias) + ", models with biases are not supported");
             }
         }
         int hidden = integer(root, "hidden_size", 4096, origin);
@@ -222,7 +212,8 @@ public record ModelConfig(
             return null;
         }
         if (!ROPE_NUMBERS.containsKey(type)) {
-            throw new HllmException(origin + ": RoPE of type '" + type + "' is not supported, only default, linear and llama3");
+            throw new HllmException(
+                    origin + ": RoPE of type '" + type + "' is not supported, only default, linear " + "and llama3");
         }
         Map<String, Object> scaling = new LinkedHashMap<>();
         scaling.put("rope_type", type);
@@ -246,7 +237,8 @@ public record ModelConfig(
 
     private static void expect(JsonNode root, String key, String expected, String origin) {
         if (present(root, key) && !root.get(key).asText().equals(expected)) {
-            throw new HllmException(origin + ": " + key + " is " + root.get(key) + ", only \"" + expected + "\" is supported");
+            throw new HllmException(
+                    origin + ": " + key + " is " + root.get(key) + ", only \"" + expected + "\" is supported");
         }
     }
 

@@ -219,21 +219,22 @@ public final class Npy {
             in.u8("version");
             long length = major == 1 ? in.u16("header length") : in.u32("header length");
             if (major < 1 || major > 3 || length > 1 << 16) {
-                throw new HllmException(origin + ": .npy version " + major + " with a header of " + length + " bytes is not read");
+                throw new HllmException(
+                        origin + ": .npy version " + major + " with a header of " + length + " bytes " + "is not read");
             }
             String header = in.utf8(length, "header");
             Matcher matcher = HEADER.matcher(header);
             if (!matcher.matches() || matcher.group(2).equals("True")) {
                 throw new HllmException(origin + ": expected a plain array in C order, header is " + header.strip());
             }
-            StoredType type =
-                    switch (matcher.group(1)) {
-                        case "<f4" -> StoredType.F32;
-                        case "<f8" -> StoredType.F64;
-                        case "<i8" -> StoredType.I64;
-                        default -> throw new HllmException(origin + ": elements are '" + matcher.group(1)
-                                + "', expected float32, float64 or int64 ('<f4', '<f8', '<i8')");
-                    };
+            StoredType type = switch (matcher.group(1)) {
+                case "<f4" -> StoredType.F32;
+                case "<f8" -> StoredType.F64;
+                case "<i8" -> StoredType.I64;
+                default ->
+                    throw new HllmException(origin + ": elements are '" + matcher.group(1)
+                            + "', expected float32, float64 or int64 ('<f4', '<f8', '<i8')");
+            };
             TensorInfo info;
             try {
                 long[] shape = Arrays.stream(matcher.group(3).split(","))
@@ -282,7 +283,11 @@ public final class Npy {
             }
             try {
                 long[] values = new long[(int) array.info().elements()];
-                array.data().asByteBuffer().order(ByteOrder.LITTLE_ENDIAN).asLongBuffer().get(values);
+                array.data()
+                        .asByteBuffer()
+                        .order(ByteOrder.LITTLE_ENDIAN)
+                        .asLongBuffer()
+                        .get(values);
                 return values;
             } catch (IllegalStateException e) {
                 throw new HllmException(file.origin() + ": read after close", e);

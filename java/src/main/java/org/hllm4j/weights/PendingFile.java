@@ -17,8 +17,8 @@ public final class PendingFile implements AutoCloseable {
 
     PendingFile(Path target) {
         this.target = target.toAbsolutePath();
-        String name = "." + target.getFileName() + "." + ProcessHandle.current().pid() + "-" + System.nanoTime() + ".tmp";
-        this.temporary = this.target.resolveSibling(name);
+        String unique = ProcessHandle.current().pid() + "-" + System.nanoTime();
+        this.temporary = this.target.resolveSibling("." + target.getFileName() + "." + unique + ".tmp");
         try {
             channel = FileChannel.open(temporary, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
         } catch (IOException e) {

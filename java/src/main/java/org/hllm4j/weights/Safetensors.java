@@ -3,7 +3,6 @@ package org.hllm4j.weights;
 import com.fasterxml.jackson.databind.JsonNode;
 import java.lang.foreign.MemorySegment;
 import java.nio.ByteOrder;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -35,39 +34,15 @@ public final class Safetensors extends TensorFile {
     /** Maps one file. */
     public static Safetensors open(Path file) {
         Safetensors source = new Safetensors(file.toString());
-        try {
-            source.add(source.own(new MappedFile(file)), source.tensors);
-            return source;
-        } catch (RuntimeException e) {
-            source.close();
-            throw e;
-        }
+        source.loadFile(file);
+        return source;
     }
 
     /** Maps {@code model.safetensors}, or the shards that {@code model.safetensors.index.json} lists. */
     public static Safetensors openFolder(Path folder) {
-        Path single = folder.resolve("model.safetensors");
-        Path indexFile = folder.resolve("model.safetensors.index.json");
-        if (Files.isRegularFile(single)) {
-            return open(single);
-        }
-        if (!Files.isRegularFile(indexFile)) {
-            throw new HllmException("no weights in " + folder.toAbsolutePath() + ": looked for "
-                    + single.getFileName() + " and " + indexFile.getFileName());
-        }
         Safetensors source = new Safetensors(folder.toString());
-        try {
-            ShardIndex index = ShardIndex.read(indexFile);
-            for (String shard : index.shards().keySet()) {
-                Map<String, StoredTensor> found = new LinkedHashMap<>();
-                source.add(source.own(new MappedFile(folder.resolve(shard))), found);
-                index.select(shard, found, source.tensors);
-            }
-            return source;
-        } catch (RuntimeException e) {
-            source.close();
-            throw e;
-        }
+        source.loadFolder(folder, "model.safetensors");
+        return source;
     }
 
     /** The header's {@code __metadata__}; with shards, of all of them. */
@@ -85,7 +60,8 @@ public final class Safetensors extends TensorFile {
             throw new HllmException(origin() + ": tensor '" + name + "' is too large to read at once");
         }
         try {
-            var bytes = ((StoredTensor.Contiguous) find(name)).data().asByteBuffer().order(ByteOrder.LITTLE_ENDIAN);
+            var bytes =
+                    ((StoredTensor.Contiguous) find(name)).data().asByteBuffer().order(ByteOrder.LITTLE_ENDIAN);
             long[] values = new long[(int) info.elements()];
             if (info.type() == StoredType.I64) {
                 bytes.asLongBuffer().get(values);
@@ -98,7 +74,8 @@ public final class Safetensors extends TensorFile {
         }
     }
 
-    private void add(MappedFile file, Map<String, StoredTensor> into) {
+    @Override
+    void add(MappedFile file, Map<String, StoredTensor> into) {
         String origin = file.origin();
         ByteCursor cursor = new ByteCursor(file.bytes(), origin);
         long length = cursor.i64("length of the header");
@@ -153,12 +130,12 @@ public final class Safetensors extends TensorFile {
 
     private static TensorInfo info(String origin, String name, JsonNode entry) {
         String dtype = entry.path("dtype").asText();
-        StoredType type =
-                switch (dtype) {
-                    case "F64", "F32", "F16", "BF16", "I64", "I32", "I8", "U8", "BOOL" -> StoredType.valueOf(dtype);
-                    default -> throw new HllmException(origin + ": tensor '" + name + "' has dtype '" + dtype
-                            + "', expected F64, F32, F16, BF16, I64, I32, I8, U8 or BOOL");
-                };
+        StoredType type = switch (dtype) {
+            case "F64", "F32", "F16", "BF16", "I64", "I32", "I8", "U8", "BOOL" -> StoredType.valueOf(dtype);
+            default ->
+                throw new HllmException(origin + ": tensor '" + name + "' has dtype '" + dtype
+                        + "', expected F64, F32, F16, BF16, I64, I32, I8, U8 or BOOL");
+        };
         return TensorInfo.in(origin, name, type, longs(origin, name, entry, "shape", MAX_RANK));
     }
 

@@ -29,7 +29,8 @@ public final class SafetensorsWriter extends TensorWriter {
         // wide types first: then every tensor is aligned to its own element size
         int[] order = IntStream.range(0, starts.length)
                 .boxed()
-                .sorted((a, b) -> tensors.get(b).type().blockBytes() - tensors.get(a).type().blockBytes())
+                .sorted((a, b) -> tensors.get(b).type().blockBytes()
+                        - tensors.get(a).type().blockBytes())
                 .mapToInt(Integer::intValue)
                 .toArray();
         long end = 0;

@@ -24,7 +24,11 @@ record ShardIndex(Path file, Map<String, Set<String>> shards) {
         map.forEachEntry((tensor, shard) -> {
             String name = shard.asText();
             // a shard lies beside its index: an index must not lead a reader to other folders
-            if (!shard.isTextual() || name.isEmpty() || name.contains("/") || name.contains("\\") || name.contains("\0")
+            if (!shard.isTextual()
+                    || name.isEmpty()
+                    || name.contains("/")
+                    || name.contains("\\")
+                    || name.contains("\0")
                     || name.equals("..")) {
                 throw new HllmException(file + ": tensor '" + tensor + "': shard " + shard
                         + " is not the name of a file in this folder");

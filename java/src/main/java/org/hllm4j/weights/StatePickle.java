@@ -139,8 +139,9 @@ final class StatePickle {
                         throw damaged("BUILD of an object that is not a dict");
                     }
                 }
-                default -> throw damaged("pickle opcode 0x" + Integer.toHexString(opcode) + ", which a state dict "
-                        + "does not need; save a plain state dict with torch.save(model.state_dict(), path)");
+                default ->
+                    throw damaged("pickle opcode 0x" + Integer.toHexString(opcode) + ", which a state dict "
+                            + "does not need; save a plain state dict with torch.save(model.state_dict(), path)");
             }
         }
     }
@@ -153,9 +154,11 @@ final class StatePickle {
             case "collections.OrderedDict" -> Callable.ORDERED_DICT;
             case "torch._utils._rebuild_tensor_v2" -> Callable.REBUILD_TENSOR;
             case "torch._utils._rebuild_parameter" -> Callable.REBUILD_PARAMETER;
-            default -> throw new HllmException(origin + ": refused: the pickle asks for the Python name '" + module + "."
-                    + name + "', which a state dict does not need (nothing was executed); save a plain state dict "
-                    + "with torch.save(model.state_dict(), path)");
+            default ->
+                throw new HllmException(origin + ": refused: the pickle asks for the Python name '" + module
+                        + "." + name
+                        + "', which a state dict does not need (nothing was executed); save a plain state dict "
+                        + "with torch.save(model.state_dict(), path)");
         };
     }
 

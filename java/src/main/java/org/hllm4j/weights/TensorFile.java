@@ -1,6 +1,8 @@
 package org.hllm4j.weights;
 
 import java.nio.FloatBuffer;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.Comparator;
@@ -20,8 +22,44 @@ abstract sealed class TensorFile implements TensorSource permits Safetensors, To
         this.origin = origin;
     }
 
-    /** Takes ownership of a mapped file. */
-    final MappedFile own(MappedFile file) {
+    /** Checks the structure of a file and adds its tensors to a table. */
+    abstract void add(MappedFile file, Map<String, StoredTensor> into);
+
+    final void loadFile(Path file) {
+        try {
+            add(map(file), tensors);
+        } catch (RuntimeException e) {
+            close();
+            throw e;
+        }
+    }
+
+    /** Loads the single file of that name, or the shards that {@code <single>.index.json} lists. */
+    final void loadFolder(Path folder, String single) {
+        Path indexFile = folder.resolve(single + ".index.json");
+        if (Files.isRegularFile(folder.resolve(single))) {
+            loadFile(folder.resolve(single));
+            return;
+        }
+        if (!Files.isRegularFile(indexFile)) {
+            throw new HllmException("no weights in " + folder.toAbsolutePath() + ": looked for " + single + " and "
+                    + indexFile.getFileName());
+        }
+        try {
+            ShardIndex index = ShardIndex.read(indexFile);
+            for (String shard : index.shards().keySet()) {
+                Map<String, StoredTensor> found = new LinkedHashMap<>();
+                add(map(folder.resolve(shard)), found);
+                index.select(shard, found, tensors);
+            }
+        } catch (RuntimeException e) {
+            close();
+            throw e;
+        }
+    }
+
+    private MappedFile map(Path path) {
+        MappedFile file = new MappedFile(path);
         files.add(file);
         return file;
     }

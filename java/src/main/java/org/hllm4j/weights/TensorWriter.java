@@ -115,7 +115,8 @@ public abstract sealed class TensorWriter implements AutoCloseable permits Safet
         if (closed) {
             throw new HllmException(target + ": append to '" + name + "' after close");
         }
-        if (count > 0 || current < declared.size() && !declared.get(current).name().equals(name)) {
+        if (count > 0
+                || current < declared.size() && !declared.get(current).name().equals(name)) {
             skipComplete();
         }
         if (current == declared.size()) {

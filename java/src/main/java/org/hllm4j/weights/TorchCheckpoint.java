@@ -1,10 +1,8 @@
 package org.hllm4j.weights;
 
 import java.lang.foreign.MemorySegment;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
-import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import org.hllm4j.HllmException;
@@ -28,42 +26,19 @@ public final class TorchCheckpoint extends TensorFile {
     /** Maps one file. */
     public static TorchCheckpoint open(Path file) {
         TorchCheckpoint source = new TorchCheckpoint(file.toString());
-        try {
-            source.add(source.own(new MappedFile(file)), source.tensors);
-            return source;
-        } catch (RuntimeException e) {
-            source.close();
-            throw e;
-        }
+        source.loadFile(file);
+        return source;
     }
 
     /** Maps {@code pytorch_model.bin}, or the shards that {@code pytorch_model.bin.index.json} lists. */
     public static TorchCheckpoint openFolder(Path folder) {
-        Path single = folder.resolve("pytorch_model.bin");
-        Path indexFile = folder.resolve("pytorch_model.bin.index.json");
-        if (Files.isRegularFile(single)) {
-            return open(single);
-        }
-        if (!Files.isRegularFile(indexFile)) {
-            throw new HllmException("no weights in " + folder.toAbsolutePath() + ": looked for "
-                    + single.getFileName() + " and " + indexFile.getFileName());
-        }
         TorchCheckpoint source = new TorchCheckpoint(folder.toString());
-        try {
-            ShardIndex index = ShardIndex.read(indexFile);
-            for (String shard : index.shards().keySet()) {
-                Map<String, StoredTensor> found = new LinkedHashMap<>();
-                source.add(source.own(new MappedFile(folder.resolve(shard))), found);
-                index.select(shard, found, source.tensors);
-            }
-            return source;
-        } catch (RuntimeException e) {
-            source.close();
-            throw e;
-        }
+        source.loadFolder(folder, "pytorch_model.bin");
+        return source;
     }
 
-    private void add(MappedFile file, Map<String, StoredTensor> into) {
+    @Override
+    void add(MappedFile file, Map<String, StoredTensor> into) {
         String origin = file.origin();
         if (file.bytes().byteSize() < 4 || new ByteCursor(file.bytes(), origin).i32("magic") != ZipArchive.LOCAL) {
             throw new HllmException(origin + ": not a zip checkpoint; files of torch.save before PyTorch 1.6 (or with "
@@ -79,7 +54,10 @@ public final class TorchCheckpoint extends TensorFile {
         }
         String prefix = pickles.get(0).substring(0, pickles.get(0).length() - "data.pkl".length());
         MemorySegment order = entries.get(prefix + "byteorder");
-        if (order != null && !new ByteCursor(order, origin).utf8(order.byteSize(), "byteorder").equals("little")) {
+        if (order != null
+                && !new ByteCursor(order, origin)
+                        .utf8(order.byteSize(), "byteorder")
+                        .equals("little")) {
             throw new HllmException(origin + ": written on a big-endian machine, expected byteorder little");
         }
         Object root = StatePickle.read(entries.get(pickles.get(0)), origin + "!data.pkl");
@@ -114,13 +92,13 @@ public final class TorchCheckpoint extends TensorFile {
         });
     }
 
-    private static StoredTensor tensor(
-            String origin, String name, StatePickle.TensorView view, MemorySegment stored) {
+    private static StoredTensor tensor(String origin, String name, StatePickle.TensorView view, MemorySegment stored) {
         StoredType type = view.storage().type();
         long size = view.storage().elements();
         if (stored == null || stored.byteSize() < type.bytes(size)) {
-            throw new HllmException(origin + ": tensor '" + name + "' needs storage data/" + view.storage().key() + " of "
-                    + size + " " + type + ", it is " + (stored == null ? "absent" : "too short"));
+            throw new HllmException(origin + ": tensor '" + name + "' needs storage data/"
+                    + view.storage().key() + " of " + size + " " + type + ", it is "
+                    + (stored == null ? "absent" : "too short"));
         }
         long[] shape = view.shape();
         long[] strides = view.strides();

@@ -72,7 +72,8 @@ public final class TorchCheckpointWriter extends TensorWriter {
     }
 
     private void add(String name, long size) {
-        entries.add(new Entry(name, size, entries.isEmpty() ? 0 : entries.getLast().end()));
+        entries.add(
+                new Entry(name, size, entries.isEmpty() ? 0 : entries.getLast().end()));
     }
 
     @Override
@@ -155,12 +156,21 @@ public final class TorchCheckpointWriter extends TensorWriter {
         int count = entries.size();
         boolean zip64 = count >= 0xffff || directory >= MAX_32 || size >= MAX_32;
         if (zip64) {
-            end.putInt(0x06064b50).putLong(44).putShort((short) 45).putShort((short) 45).putInt(0).putInt(0);
+            end.putInt(0x06064b50)
+                    .putLong(44)
+                    .putShort((short) 45)
+                    .putShort((short) 45)
+                    .putInt(0)
+                    .putInt(0);
             end.putLong(count).putLong(count).putLong(size).putLong(directory);
             end.putInt(0x07064b50).putInt(0).putLong(directory + size).putInt(1);
         }
         short shown = (short) (zip64 ? -1 : count);
-        end.putInt(0x06054b50).putShort((short) 0).putShort((short) 0).putShort(shown).putShort(shown);
+        end.putInt(0x06054b50)
+                .putShort((short) 0)
+                .putShort((short) 0)
+                .putShort(shown)
+                .putShort(shown);
         end.putInt(zip64 ? -1 : (int) size).putInt(zip64 ? -1 : (int) directory).putShort((short) 0);
         return end.flip();
     }

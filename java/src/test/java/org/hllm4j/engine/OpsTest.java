@@ -80,8 +80,10 @@ class OpsTest extends EngineTest {
             size += slope * slope;
         }
         x.write(at);
-        double error = Math.sqrt(difference / size);
-        assertTrue(size > 1e-6 && error < 5e-3, name + ": relative error " + error + ", norm " + Math.sqrt(size));
+        double error = Math.sqrt(difference);
+        double norm = Math.sqrt(size);
+        // The second term is what rounding of the function's float leaves in a difference quotient.
+        assertTrue(norm > 1e-4 && error < 5e-3 * norm + 5e-5, name + ": error " + error + ", norm " + norm);
     }
 
     private double[] product(Tensor a, Tensor b, boolean transposeA, boolean transposeB) {

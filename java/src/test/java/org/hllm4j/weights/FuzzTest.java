@@ -89,7 +89,8 @@ class FuzzTest {
                 model.check();
             }
         });
-        byte[] quants = TestFiles.tinyLlama().tensor("quants", 3, new byte[40], 2, 32).done();
+        byte[] quants =
+                TestFiles.tinyLlama().tensor("quants", 3, new byte[40], 2, 32).done();
         fuzz(quants, 2000, file -> readAll(Gguf.open(file)));
     }
 

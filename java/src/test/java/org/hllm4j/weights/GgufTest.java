@@ -123,9 +123,7 @@ class GgufTest {
                 int pair = in.get(start + header + j % 16) & 0xff;
                 int quant = j < 16 ? pair & 15 : pair >> 4;
                 float scale = Float.float16ToFloat(in.getShort(start));
-                return type == 3
-                        ? scale * quant + Float.float16ToFloat(in.getShort(start + 2))
-                        : scale * (quant - 8);
+                return type == 3 ? scale * quant + Float.float16ToFloat(in.getShort(start + 2)) : scale * (quant - 8);
         }
     }
 
@@ -133,15 +131,18 @@ class GgufTest {
     void llamaTensorsAppearAsInHuggingFace() {
         try (Gguf gguf = open(TestFiles.tinyLlama())) {
             assertEquals(12, gguf.names().size());
-            assertTrue(gguf.names().containsAll(List.of(
-                    "model.embed_tokens.weight",
-                    "model.layers.0.input_layernorm.weight",
-                    "model.layers.0.post_attention_layernorm.weight",
-                    "model.layers.0.self_attn.o_proj.weight",
-                    "model.layers.0.mlp.down_proj.weight",
-                    "model.norm.weight",
-                    "lm_head.weight")));
-            assertArrayEquals(new long[] {8, 12}, gguf.info("model.layers.0.mlp.down_proj.weight").shape());
+            assertTrue(gguf.names()
+                    .containsAll(List.of(
+                            "model.embed_tokens.weight",
+                            "model.layers.0.input_layernorm.weight",
+                            "model.layers.0.post_attention_layernorm.weight",
+                            "model.layers.0.self_attn.o_proj.weight",
+                            "model.layers.0.mlp.down_proj.weight",
+                            "model.norm.weight",
+                            "lm_head.weight")));
+            assertArrayEquals(
+                    new long[] {8, 12},
+                    gguf.info("model.layers.0.mlp.down_proj.weight").shape());
             // heads of 4 rows: stored 0 1 2 3 is, of the two halves, 0a 0b 1a 1b
             float[] q = TestFiles.read(gguf, "model.layers.0.self_attn.q_proj.weight");
             float[] k = TestFiles.read(gguf, "model.layers.0.self_attn.k_proj.weight");
@@ -179,7 +180,10 @@ class GgufTest {
 
     @Test
     void everyTruncationIsRefused() {
-        byte[] whole = TestFiles.tinyLlama().strings("list", List.of("a", "b")).i32s("ints", 1, 2).done();
+        byte[] whole = TestFiles.tinyLlama()
+                .strings("list", List.of("a", "b"))
+                .i32s("ints", 1, 2)
+                .done();
         for (int length = 0; length < whole.length; length++) {
             byte[] cut = Arrays.copyOf(whole, length);
             refused(() -> open(cut), "m.gguf");
@@ -189,18 +193,55 @@ class GgufTest {
     @Test
     void hostileSizesAreRefused() {
         Bytes start = new Bytes().raw("GGUF".getBytes(java.nio.charset.StandardCharsets.US_ASCII));
-        refused(() -> open(new Bytes().raw(start.done()).i32(1).raw(new byte[64]).done()), "version 1");
-        refused(() -> open(new Bytes().raw(start.done()).i32(4).raw(new byte[64]).done()), "version 4");
-        refused(() -> open(new Bytes().raw(start.done()).i32(0x03000000).raw(new byte[64]).done()), "big-endian");
+        refused(
+                () -> open(
+                        new Bytes().raw(start.done()).i32(1).raw(new byte[64]).done()),
+                "version 1");
+        refused(
+                () -> open(
+                        new Bytes().raw(start.done()).i32(4).raw(new byte[64]).done()),
+                "version 4");
+        refused(
+                () -> open(new Bytes()
+                        .raw(start.done())
+                        .i32(0x03000000)
+                        .raw(new byte[64])
+                        .done()),
+                "big-endian");
         refused(() -> open(new byte[64]), "not a GGUF file");
         for (long count : new long[] {-1, Long.MIN_VALUE, Long.MAX_VALUE, 1 << 20}) {
-            refused(() -> open(new Bytes().raw(start.done()).i32(3).i64(count).i64(0).raw(new byte[64]).done()), "tensors");
             refused(
-                    () -> open(new Bytes().raw(start.done()).i32(3).i64(0).i64(count).raw(new byte[64]).done()),
+                    () -> open(new Bytes()
+                            .raw(start.done())
+                            .i32(3)
+                            .i64(count)
+                            .i64(0)
+                            .raw(new byte[64])
+                            .done()),
+                    "tensors");
+            refused(
+                    () -> open(new Bytes()
+                            .raw(start.done())
+                            .i32(3)
+                            .i64(0)
+                            .i64(count)
+                            .raw(new byte[64])
+                            .done()),
                     "metadata values");
             byte[] head = new Bytes().raw(start.done()).i32(3).i64(0).i64(1).done();
-            refused(() -> open(new Bytes().raw(head).i64(count).raw(new byte[64]).done()), "metadata key");
-            refused(() -> open(new Bytes().raw(head).text("k").i32(8).i64(count).raw(new byte[64]).done()), "k");
+            refused(
+                    () -> open(
+                            new Bytes().raw(head).i64(count).raw(new byte[64]).done()),
+                    "metadata key");
+            refused(
+                    () -> open(new Bytes()
+                            .raw(head)
+                            .text("k")
+                            .i32(8)
+                            .i64(count)
+                            .raw(new byte[64])
+                            .done()),
+                    "k");
             for (int type : new int[] {0, 3, 5, 6, 7, 8, 9, 10, 12}) {
                 byte[] array = new Bytes()
                         .raw(head)
@@ -214,8 +255,26 @@ class GgufTest {
             }
         }
         byte[] head = new Bytes().raw(start.done()).i32(3).i64(0).i64(1).done();
-        refused(() -> open(new Bytes().raw(head).text("k").i32(99).raw(new byte[64]).done()), "'k'", "type 99");
-        refused(() -> open(new Bytes().raw(head).text("k").i32(9).i32(99).i64(1).raw(new byte[64]).done()), "'k'", "99");
+        refused(
+                () -> open(new Bytes()
+                        .raw(head)
+                        .text("k")
+                        .i32(99)
+                        .raw(new byte[64])
+                        .done()),
+                "'k'",
+                "type 99");
+        refused(
+                () -> open(new Bytes()
+                        .raw(head)
+                        .text("k")
+                        .i32(9)
+                        .i32(99)
+                        .i64(1)
+                        .raw(new byte[64])
+                        .done()),
+                "'k'",
+                "99");
         Bytes nested = new Bytes().raw(head).text("k").i32(9);
         for (int depth = 0; depth < 1000; depth++) {
             nested.i32(9).i64(1);
@@ -235,7 +294,9 @@ class GgufTest {
         refused(() -> open(new GgufFile().tensor("t", 0, new byte[4], 2)), "t F32[2]", "passes the end");
         refused(() -> open(new GgufFile().tensor("t", 0, new byte[4], 1L << 62, 4)), "overflows");
         refused(() -> open(new GgufFile().tensor("t", 0, new byte[4], -1)), "negative");
-        refused(() -> open(new GgufFile().tensor("t", 0, new byte[4], 16).tensor("u", 0, new byte[64], 16)), "overlaps");
+        refused(
+                () -> open(new GgufFile().tensor("t", 0, new byte[4], 16).tensor("u", 0, new byte[64], 16)),
+                "overlaps");
         GgufFile llama = new GgufFile().string("general.architecture", "llama");
         refused(() -> open(llama.f32Tensor("blk.0.attn_q.weight", 4, 4)), "llama.attention.head_count");
         refused(() -> open(llama.u32("llama.attention.head_count", 3)), "q_proj", "divided among 3 heads");

@@ -82,7 +82,9 @@ class GgufTokenizerTest {
         float[] scores = new float[tokens.size()];
         int[] kinds = new int[tokens.size()];
         for (int id = 0; id < kinds.length; id++) {
-            kinds[id] = id == 0 ? 2 : id < 3 ? 3 : id < 259 ? 6 : pieces.get(id - 259).equals("<mask>") ? 4 : 1;
+            kinds[id] = id == 0
+                    ? 2
+                    : id < 3 ? 3 : id < 259 ? 6 : pieces.get(id - 259).equals("<mask>") ? 4 : 1;
             scores[id] = id < 259 ? 0 : pieceScores[id - 259];
         }
         return new GgufFile()
@@ -135,8 +137,8 @@ class GgufTokenizerTest {
 
     private static GgufFile byteLevel(String pre) {
         List<String> tokens = List.of(
-                "<|end|>", "a", "b", "1", "2", "3", "4", "Ġ", ".", "'", "S", "s", "12", "123", "1234", "Ġa", "'S", "'s", ".a",
-                "..", "ab");
+                "<|end|>", "a", "b", "1", "2", "3", "4", "Ġ", ".", "'", "S", "s", "12", "123", "1234", "Ġa", "'S", "'s",
+                ".a", "..", "ab");
         int[] kinds = new int[tokens.size()];
         Arrays.fill(kinds, 1);
         kinds[0] = 3;
@@ -172,7 +174,8 @@ class GgufTokenizerTest {
                 "gpt-2;a<|end|>b;1 0 2",
             })
     void preTokenizers(String pre, String text, String expected) {
-        long[] ids = Arrays.stream(expected.split(" ")).mapToLong(Long::parseLong).toArray();
+        long[] ids =
+                Arrays.stream(expected.split(" ")).mapToLong(Long::parseLong).toArray();
         assertArrayEquals(ids, ids(json(byteLevel(pre)), text));
     }
 
@@ -205,7 +208,8 @@ class GgufTokenizerTest {
         try (Safetensors golden = Safetensors.open(goldenFile);
                 PretrainedModel model = PretrainedModel.open(TestFiles.smolLm2());
                 HuggingFaceTokenizer tokenizer = tokenizer(model.tokenizerJson())) {
-            JsonNode texts = Json.object("{\"texts\":" + golden.metadata().get("texts") + "}", "golden").get("texts");
+            JsonNode texts = Json.object("{\"texts\":" + golden.metadata().get("texts") + "}", "golden")
+                    .get("texts");
             int longest = Integer.parseInt(golden.metadata().get("max_text_length"));
             long[] lens = golden.readLongs("lens");
             List<Long> ids = new ArrayList<>();
@@ -218,7 +222,8 @@ class GgufTokenizerTest {
                 ids.add(0L);
             }
             assertArrayEquals(
-                    golden.readLongs("input_ids"), ids.stream().mapToLong(id -> id).toArray());
+                    golden.readLongs("input_ids"),
+                    ids.stream().mapToLong(id -> id).toArray());
         }
     }
 }

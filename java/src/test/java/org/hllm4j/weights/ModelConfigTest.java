@@ -19,11 +19,14 @@ class ModelConfigTest {
     @Test
     void missingKeysHaveTheDefaultsOfLlamaConfig() {
         assertEquals(
-                new ModelConfig(
-                        "llama", 4096, 11008, 32, 32, 32, 128, 32000, 1e-6, 10000, null, 2048, 0.02, false, 1),
+                new ModelConfig("llama", 4096, 11008, 32, 32, 32, 128, 32000, 1e-6, 10000, null, 2048, 0.02, false, 1),
                 parse("{}"));
-        assertEquals(8, parse("{'num_attention_heads':8,'num_key_value_heads':null}").kvHeads());
-        assertEquals(64, parse("{'hidden_size':512,'num_attention_heads':8,'num_key_value_heads':2}").headDim());
+        assertEquals(
+                8, parse("{'num_attention_heads':8,'num_key_value_heads':null}").kvHeads());
+        assertEquals(
+                64,
+                parse("{'hidden_size':512,'num_attention_heads':8,'num_key_value_heads':2}")
+                        .headDim());
         assertEquals(32, parse("{'head_dim':32}").headDim());
         assertNull(parse("{'bos_token_id':null}").bosTokenId());
         assertEquals(7, parse("{'bos_token_id':7}").bosTokenId());
@@ -36,8 +39,11 @@ class ModelConfigTest {
         assertEquals(1e5, plain.ropeTheta());
         assertNull(plain.ropeScaling());
         Map<String, Object> linear = Map.of("rope_type", "linear", "factor", 2.0);
-        assertEquals(linear, parse("{'rope_scaling':{'type':'linear','factor':2}}").ropeScaling());
-        assertEquals(linear, parse("{'rope_scaling':{'rope_type':'linear','factor':2.0}}").ropeScaling());
+        assertEquals(
+                linear, parse("{'rope_scaling':{'type':'linear','factor':2}}").ropeScaling());
+        assertEquals(
+                linear,
+                parse("{'rope_scaling':{'rope_type':'linear','factor':2.0}}").ropeScaling());
         String llama3 = "{'rope_type':'llama3','factor':8.0,'low_freq_factor':1.0,'high_freq_factor':4.0,"
                 + "'original_max_position_embeddings':8192%s}";
         Map<String, Object> expected = Map.of(
@@ -46,11 +52,13 @@ class ModelConfigTest {
                 "low_freq_factor", 1.0,
                 "high_freq_factor", 4.0,
                 "original_max_position_embeddings", 8192);
-        assertEquals(expected, parse("{'rope_scaling':" + llama3.formatted("") + "}").ropeScaling());
+        assertEquals(
+                expected, parse("{'rope_scaling':" + llama3.formatted("") + "}").ropeScaling());
         ModelConfig five = parse("{'rope_parameters':" + llama3.formatted(",'rope_theta':500000.0") + "}");
         assertEquals(expected, five.ropeScaling());
         assertEquals(5e5, five.ropeTheta());
-        assertThrows(UnsupportedOperationException.class, () -> five.ropeScaling().clear());
+        assertThrows(
+                UnsupportedOperationException.class, () -> five.ropeScaling().clear());
     }
 
     @Test
@@ -66,7 +74,9 @@ class ModelConfigTest {
         assertEquals(config, config.withVocabSize(7).withVocabSize(96));
         String json = config.toJson();
         for (String part : new String[] {
-            "\"architectures\":[\"LlamaForCausalLM\"]", "\"model_type\":\"llama\"", "\"torch_dtype\":\"float32\"",
+            "\"architectures\":[\"LlamaForCausalLM\"]",
+            "\"model_type\":\"llama\"",
+            "\"torch_dtype\":\"float32\"",
             "\"rope_theta\":5000.5"
         }) {
             assertTrue(json.contains(part), json);

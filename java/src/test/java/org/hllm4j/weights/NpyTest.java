@@ -105,7 +105,11 @@ class NpyTest {
             refused(() -> Npy.open(cut), "cut");
         }
         for (String[] change : new String[][] {
-            {"<f4", ">f4"}, {"<f4", "|O "}, {"(2, 3)", "(3, 3)"}, {"(2, 3)", "(2, ,"}, {"(2, 3)", "(9 3)"},
+            {"<f4", ">f4"},
+            {"<f4", "|O "},
+            {"(2, 3)", "(3, 3)"},
+            {"(2, 3)", "(2, ,"},
+            {"(2, 3)", "(9 3)"},
             {"descr", "dexxr"}
         }) {
             String text = new String(whole, StandardCharsets.ISO_8859_1).replace(change[0], change[1]);

@@ -47,7 +47,10 @@ class PretrainedModelTest {
             List<TensorInfo> infos = new ArrayList<>();
             String name = shards ? stem + "-" + (shard + 1) + "-of-2" + end : stem + end;
             for (String tensor : part) {
-                infos.add(new TensorInfo(prefix + tensor, StoredType.F32, model.tensors().info(tensor).shape()));
+                infos.add(new TensorInfo(
+                        prefix + tensor,
+                        StoredType.F32,
+                        model.tensors().info(tensor).shape()));
                 map.append(map.isEmpty() ? "" : ",").append("\"" + prefix + tensor + "\":\"" + name + "\"");
             }
             Path file = target.resolve(name);
@@ -93,9 +96,8 @@ class PretrainedModelTest {
 
     @Test
     void weightsThatDoNotFitAreListed() throws IOException {
-        try (PretrainedModel model = gguf(TestFiles.tinyLlama()
-                .f32Tensor("blk.1.attn_norm.weight", 8)
-                .f32Tensor("blk.0.attn_q.bias", 8))) {
+        try (PretrainedModel model = gguf(
+                TestFiles.tinyLlama().f32Tensor("blk.1.attn_norm.weight", 8).f32Tensor("blk.0.attn_q.bias", 8))) {
             refused(model::check, "m.gguf", "unexpected: layers.1.input_layernorm.weight, blk.0.attn_q.bias");
         }
         try (PretrainedModel model = gguf(TestFiles.tinyLlama())) {
@@ -111,7 +113,9 @@ class PretrainedModelTest {
                         "missing: norm.weight",
                         "wrong shape: layers.0.mlp.gate_proj.weight [12, 8] instead of [14, 8]");
             }
-            Files.writeString(broken.resolve("config.json"), model.config().withLayers(2_000_000_000).toJson());
+            Files.writeString(
+                    broken.resolve("config.json"),
+                    model.config().withLayers(2_000_000_000).toJson());
             try (PretrainedModel opened = PretrainedModel.open(broken)) {
                 refused(opened::check, "2000000000 layers", "only 11 tensors");
             }
@@ -127,7 +131,8 @@ class PretrainedModelTest {
         refused(() -> PretrainedModel.open(folder.resolve("config.json")), "config.json", "not a GGUF file", "folder");
         try (PretrainedModel model = gguf(TestFiles.tinyLlama())) {
             refused(model::tokenizerJson, "'tokenizer.ggml.model' is missing");
-            Path saved = save(model, "", Layout.TORCH, new ArrayList<>(model.tensors().names()));
+            Path saved = save(
+                    model, "", Layout.TORCH, new ArrayList<>(model.tensors().names()));
             Files.delete(saved.resolve("tokenizer.json"));
             try (PretrainedModel opened = PretrainedModel.open(saved)) {
                 refused(opened::tokenizerJson, "no tokenizer.json in " + saved, "save_pretrained");
@@ -146,8 +151,8 @@ class PretrainedModelTest {
                 "original_max_position_embeddings", 8192);
         // head dimension 4: two frequencies, 1 and theta^-1/2; at theta 1e8 the second turns once in 62,832 positions
         byte[] factors = new Bytes().f32(1).f32(32).done();
-        try (PretrainedModel model =
-                gguf(TestFiles.tinyLlama().f32("llama.rope.freq_base", 1e8f).tensor("rope_freqs.weight", 0, factors, 2))) {
+        try (PretrainedModel model = gguf(
+                TestFiles.tinyLlama().f32("llama.rope.freq_base", 1e8f).tensor("rope_freqs.weight", 0, factors, 2))) {
             assertEquals(llama3, model.config().ropeScaling());
             model.check();
         }
@@ -156,7 +161,8 @@ class PretrainedModelTest {
         try (PretrainedModel model = gguf(TestFiles.tinyLlama()
                 .string("llama.rope.scaling.type", "linear")
                 .f32("llama.rope.scaling.factor", 4))) {
-            assertEquals(Map.of("rope_type", "linear", "factor", 4.0), model.config().ropeScaling());
+            assertEquals(
+                    Map.of("rope_type", "linear", "factor", 4.0), model.config().ropeScaling());
         }
         refused(() -> gguf(TestFiles.tinyLlama().string("llama.rope.scaling.type", "yarn")), "'yarn'");
         refused(() -> gguf(TestFiles.tinyLlama().u32("llama.rope.dimension_count", 2)), "dimension_count");
@@ -170,8 +176,7 @@ class PretrainedModelTest {
         try (PretrainedModel model = PretrainedModel.open(TestFiles.smolLm2())) {
             model.check();
             assertEquals(
-                    new ModelConfig(
-                            "llama", 576, 1536, 30, 9, 3, 64, 49152, 1e-5, 1e5, null, 8192, 0.02, true, 1),
+                    new ModelConfig("llama", 576, 1536, 30, 9, 3, 64, 49152, 1e-5, 1e5, null, 8192, 0.02, true, 1),
                     model.config());
         }
     }

@@ -98,11 +98,17 @@ final class TestFiles {
         }
 
         Bytes i32(int value) {
-            return raw(ByteBuffer.allocate(4).order(ByteOrder.LITTLE_ENDIAN).putInt(value).array());
+            return raw(ByteBuffer.allocate(4)
+                    .order(ByteOrder.LITTLE_ENDIAN)
+                    .putInt(value)
+                    .array());
         }
 
         Bytes i64(long value) {
-            return raw(ByteBuffer.allocate(8).order(ByteOrder.LITTLE_ENDIAN).putLong(value).array());
+            return raw(ByteBuffer.allocate(8)
+                    .order(ByteOrder.LITTLE_ENDIAN)
+                    .putLong(value)
+                    .array());
         }
 
         Bytes f32(float value) {
@@ -229,7 +235,7 @@ final class TestFiles {
         }
     }
 
-    /** A complete Llama of one layer: D 8, F 12, 2 heads of 4, 1 KV head, vocabulary 5; every tensor counts up from 0. */
+    /** A complete Llama: 1 layer, D 8, F 12, 2 heads of 4, 1 KV head, vocabulary 5; every tensor counts up from 0. */
     static GgufFile tinyLlama() {
         return new GgufFile()
                 .string("general.architecture", "llama")

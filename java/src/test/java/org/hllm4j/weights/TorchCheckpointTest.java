@@ -46,8 +46,7 @@ class TorchCheckpointTest {
             assertArrayEquals(Arrays.copyOfRange(transposed, 9, 16), part.array());
             assertArrayEquals(new float[] {8, 9, 10, 14, 15, 16}, TestFiles.read(source, "slice"));
             assertArrayEquals(new float[] {3, 9, 15, 21}, TestFiles.read(source, "column"));
-            assertArrayEquals(
-                    new float[] {1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3}, TestFiles.read(source, "expanded"));
+            assertArrayEquals(new float[] {1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3}, TestFiles.read(source, "expanded"));
             assertArrayEquals(new long[] {4, 2, 3}, source.info("permuted").shape());
             assertEquals(StoredType.F64, source.info("permuted").type());
             assertArrayEquals(
@@ -83,7 +82,11 @@ class TorchCheckpointTest {
 
     @Test
     void legacyFilesAreRefused() {
-        refused(() -> TorchCheckpoint.open(resource("legacy.bin")), "legacy.bin", "before PyTorch 1.6", "save it again");
+        refused(
+                () -> TorchCheckpoint.open(resource("legacy.bin")),
+                "legacy.bin",
+                "before PyTorch 1.6",
+                "save it again");
     }
 
     @Test
@@ -109,12 +112,52 @@ class TorchCheckpointTest {
     @ParameterizedTest
     @ValueSource(
             strings = {
-                "", ".", "N.", "].", "(.", "(t.", "t.", "R.", "Q.", "0.", "s.", "u.", "}N.", "}(u", "}(Nu.", "}]]s.", "a.",
-                ")Na.", "e.", "1.", "b.", "Nb.", "q\0.", "h\7.", "NR.", "N)R.", "cos\nsystem\n.", "c\n\n.", "ctorch\nX\n.",
-                "ctorch\nFloatStorage\n.", "ccollections\nOrderedDict\n.", "ccollections\nOrderedDict\n(Nt.",
-                "ccollections\nOrderedDict\n(NtR.", "ctorch._utils\n_rebuild_tensor_v2\n)R.",
-                "ctorch._utils\n_rebuild_parameter\n)R.", "ctorch._utils\n_rebuild_tensor_v2\n(NK\0))tR.", "NQ.", ")Q.",
-                "(NNNNNtQ.", "\u008a\uffff", "\u008a\t123456789.", "o.", "i.", "\u0081.", "\u0080\u0009.", "c"
+                "",
+                ".",
+                "N.",
+                "].",
+                "(.",
+                "(t.",
+                "t.",
+                "R.",
+                "Q.",
+                "0.",
+                "s.",
+                "u.",
+                "}N.",
+                "}(u",
+                "}(Nu.",
+                "}]]s.",
+                "a.",
+                ")Na.",
+                "e.",
+                "1.",
+                "b.",
+                "Nb.",
+                "q\0.",
+                "h\7.",
+                "NR.",
+                "N)R.",
+                "cos\nsystem\n.",
+                "c\n\n.",
+                "ctorch\nX\n.",
+                "ctorch\nFloatStorage\n.",
+                "ccollections\nOrderedDict\n.",
+                "ccollections\nOrderedDict\n(Nt.",
+                "ccollections\nOrderedDict\n(NtR.",
+                "ctorch._utils\n_rebuild_tensor_v2\n)R.",
+                "ctorch._utils\n_rebuild_parameter\n)R.",
+                "ctorch._utils\n_rebuild_tensor_v2\n(NK\0))tR.",
+                "NQ.",
+                ")Q.",
+                "(NNNNNtQ.",
+                "\u008a\uffff",
+                "\u008a\t123456789.",
+                "o.",
+                "i.",
+                "\u0081.",
+                "\u0080\u0009.",
+                "c"
             })
     void damagedPicklesAreRefused(String pickle) throws IOException {
         Map<String, byte[]> entries = new LinkedHashMap<>();
@@ -196,9 +239,18 @@ class TorchCheckpointTest {
         int directory = 30 + name.length + pickle.length;
         zip.i32(0x02014b50).raw(new byte[16]).i32(-1).i32(-1).raw((byte) name.length, (byte) 0, (byte) 28, (byte) 0);
         zip.raw(new byte[10]).i32(-1).raw(name);
-        zip.raw((byte) 1, (byte) 0, (byte) 24, (byte) 0).i64(pickle.length).i64(pickle.length).i64(0);
+        zip.raw((byte) 1, (byte) 0, (byte) 24, (byte) 0)
+                .i64(pickle.length)
+                .i64(pickle.length)
+                .i64(0);
         int end = directory + 46 + name.length + 28;
-        zip.i32(0x06064b50).i64(44).raw(new byte[12]).i64(1).i64(1).i64(end - directory).i64(directory);
+        zip.i32(0x06064b50)
+                .i64(44)
+                .raw(new byte[12])
+                .i64(1)
+                .i64(1)
+                .i64(end - directory)
+                .i64(directory);
         zip.i32(0x07064b50).i32(0).i64(end).i32(1);
         zip.i32(0x06054b50).i32(0).i32(-1).i32(-1).i32(-1).raw(new byte[2]);
         try (TorchCheckpoint source = TorchCheckpoint.open(TestFiles.write(folder.resolve("zip64"), zip.done()))) {
@@ -237,8 +289,7 @@ class TorchCheckpointTest {
             }
         }
         refused(
-                () -> TorchCheckpointWriter.create(
-                        file, List.of(new TensorInfo("x", StoredType.BF16, new long[] {1}))),
+                () -> TorchCheckpointWriter.create(file, List.of(new TensorInfo("x", StoredType.BF16, new long[] {1}))),
                 "x BF16[1]");
     }
 
@@ -269,7 +320,10 @@ class TorchCheckpointTest {
             for (String name : checkpoint.names()) {
                 float[] expected = TestFiles.read(golden, "param." + name);
                 float[] read = TestFiles.read(checkpoint, name);
-                assertArrayEquals(golden.info("param." + name).shape(), checkpoint.info(name).shape(), name);
+                assertArrayEquals(
+                        golden.info("param." + name).shape(),
+                        checkpoint.info(name).shape(),
+                        name);
                 if (checkpoint.info(name).type() == StoredType.BF16) {
                     rounded++;
                     for (int i = 0; i < read.length; i++) {
@@ -281,7 +335,9 @@ class TorchCheckpointTest {
             }
             assertEquals(6, rounded);
             assertEquals(
-                    golden.names().stream().filter(name -> name.startsWith("param.")).count(),
+                    golden.names().stream()
+                            .filter(name -> name.startsWith("param."))
+                            .count(),
                     checkpoint.names().size());
         }
     }

@@ -12,14 +12,14 @@ import org.hllm4j.HllmException;
 import org.hllm4j.data.Catalogue;
 
 /** SHA-256 in lower-case hexadecimal. */
-final class Sha256 {
-    private Sha256() {}
+public final class Hashes {
+    private Hashes() {}
 
-    static String of(byte[] bytes) {
+    public static String of(byte[] bytes) {
         return HexFormat.of().formatHex(digest().digest(bytes));
     }
 
-    static String of(Path file) {
+    public static String of(Path file) {
         MessageDigest digest = digest();
         try (InputStream in = Files.newInputStream(file)) {
             byte[] buffer = new byte[1 << 20];
@@ -33,7 +33,7 @@ final class Sha256 {
     }
 
     /** Of all item ids in row order: vectors belong to a catalogue only if these agree. */
-    static String of(Catalogue catalogue) {
+    public static String of(Catalogue catalogue) {
         MessageDigest digest = digest();
         for (int row = 0; row < catalogue.size(); row++) {
             digest.update(catalogue.id(row).getBytes(StandardCharsets.UTF_8));

@@ -1,0 +1,59 @@
+package org.hllm4j.cli;
+
+import java.util.EnumMap;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import org.hllm4j.data.Dataset;
+import org.hllm4j.data.Split;
+import org.hllm4j.eval.Evaluator;
+import org.hllm4j.eval.RankingMetrics;
+
+/** HLLM beside popularity, at every K. */
+record MetricTable(Map<Split, RankingMetrics> hllm, Map<Split, RankingMetrics> popularity) {
+    static MetricTable of(Map<Split, RankingMetrics> hllm, Dataset data) {
+        Map<Split, RankingMetrics> popularity = new EnumMap<>(Split.class);
+        hllm.keySet().forEach(split -> popularity.put(split, Evaluator.popularity(data, split)));
+        return new MetricTable(hllm, popularity);
+    }
+
+    String text() {
+        StringBuilder text = new StringBuilder();
+        hllm.forEach((split, metrics) -> {
+            text.append(String.format(
+                    Locale.ROOT, "%s, %d users, in percent%n%-10s", name(split), metrics.users(), ""));
+            for (String kind : List.of("R", "N")) {
+                for (int k : RankingMetrics.CUTOFFS) {
+                    text.append(String.format("%7s", kind + "@" + k));
+                }
+            }
+            text.append(System.lineSeparator());
+            row(text, "HLLM", metrics);
+            row(text, "popularity", popularity.get(split));
+        });
+        return text.append("R: Recall (hit rate), N: NDCG; every item of the catalogue is ranked").toString();
+    }
+
+    private static void row(StringBuilder text, String name, RankingMetrics metrics) {
+        text.append(String.format("%-10s", name));
+        metrics.asMap().values().forEach(value -> text.append(String.format(Locale.ROOT, "%7.2f", 100 * value)));
+        text.append(System.lineSeparator());
+    }
+
+    /** Fractions, by split, method and metric. */
+    Map<String, Object> asMap() {
+        Map<String, Object> map = new LinkedHashMap<>();
+        hllm.forEach((split, metrics) -> map.put(
+                name(split),
+                Map.of(
+                        "users", metrics.users(),
+                        "hllm", metrics.asMap(),
+                        "popularity", popularity.get(split).asMap())));
+        return map;
+    }
+
+    private static String name(Split split) {
+        return split.name().toLowerCase(Locale.ROOT);
+    }
+}

@@ -1,0 +1,95 @@
+package org.hllm4j.cli;
+
+import java.nio.file.Path;
+import java.util.List;
+import org.hllm4j.model.Pooling;
+import org.hllm4j.run.Start;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.ParameterException;
+import picocli.CommandLine.Spec;
+
+/** The pretrained models and how an HLLM is made of them. */
+final class StartOptions {
+    @Spec(Spec.Target.MIXEE)
+    private CommandSpec spec;
+
+    @Option(
+            names = "--llm",
+            paramLabel = "PATH",
+            description = "The pretrained model of both sides: a Hugging Face folder or a GGUF file.")
+    private Path llm;
+
+    @Option(names = "--item-llm", paramLabel = "PATH", description = "The Item LLM, where the sides differ.")
+    private Path itemLlm;
+
+    @Option(names = "--user-llm", paramLabel = "PATH", description = "The User LLM, where the sides differ.")
+    private Path userLlm;
+
+    @Option(
+            names = "--item-init",
+            paramLabel = "INIT",
+            description = "How the Item LLM starts: pretrained or random. Default: pretrained.")
+    private Start.Init itemInit = Start.Init.PRETRAINED;
+
+    @Option(
+            names = "--user-init",
+            paramLabel = "INIT",
+            description = "How the User LLM starts: pretrained or random. Default: pretrained.")
+    private Start.Init userInit = Start.Init.PRETRAINED;
+
+    @Option(
+            names = "--freeze",
+            paramLabel = "SIDE",
+            description = "Which side keeps its start weights: none, item or user. Default: none.")
+    private Start.Freeze freeze = Start.Freeze.NONE;
+
+    @Option(
+            names = "--item-layers",
+            paramLabel = "N",
+            description = "The first N layers of the Item LLM, its final norm kept; 0: all. Default: ${DEFAULT-VALUE}.")
+    private int itemLayers;
+
+    @Option(
+            names = "--user-layers",
+            paramLabel = "N",
+            description = "The first N layers of the User LLM, its final norm kept; 0: all. Default: ${DEFAULT-VALUE}.")
+    private int userLayers;
+
+    @Option(
+            names = "--pooling",
+            paramLabel = "HOW",
+            description = "An item's vector: token (the state at [ITEM]) or mean (of its tokens' states). Default: token.")
+    private Pooling pooling = Pooling.TOKEN;
+
+    @Option(
+            names = "--max-text-length",
+            paramLabel = "N",
+            description = "Tokens of an item's text, the rest is cut. Default: ${DEFAULT-VALUE}.")
+    private int maxTextLength = 64;
+
+    @Option(
+            names = "--max-history",
+            paramLabel = "N",
+            description = "Events of a user that the User LLM sees. Default: ${DEFAULT-VALUE}.")
+    private int maxHistory = 50;
+
+    @Option(
+            names = "--text-keys",
+            split = ",",
+            paramLabel = "KEY",
+            description = "Columns of items.csv that make an item's text, in this order. Default: title,tag,description.")
+    private List<String> textKeys = List.of("title", "tag", "description");
+
+    Start start(long seed) {
+        Path item = itemLlm == null ? llm : itemLlm;
+        Path user = userLlm == null ? llm : userLlm;
+        if (item == null || user == null) {
+            throw new ParameterException(
+                    spec.commandLine(), "Missing required option: '--llm=PATH' (or --item-llm and --user-llm)");
+        }
+        return new Start(
+                item, user, itemInit, userInit, freeze, itemLayers, userLayers, pooling, maxTextLength, maxHistory,
+                textKeys, seed);
+    }
+}

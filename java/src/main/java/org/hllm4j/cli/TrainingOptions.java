@@ -1,0 +1,119 @@
+package org.hllm4j.cli;
+
+import org.hllm4j.HllmException;
+import org.hllm4j.train.TrainOptions;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.ParameterException;
+import picocli.CommandLine.Spec;
+
+/** How to train. */
+final class TrainingOptions {
+    private static final TrainOptions DEFAULTS = TrainOptions.DEFAULTS;
+
+    @Spec(Spec.Target.MIXEE)
+    private CommandSpec spec;
+
+    @Option(
+            names = "--epochs",
+            paramLabel = "N",
+            description = "Passes over the training sequences. Default: ${DEFAULT-VALUE}.")
+    private int epochs = DEFAULTS.epochs();
+
+    @Option(
+            names = "--max-steps",
+            paramLabel = "N",
+            description = "Ends the training and its learning rate schedule after N steps; 0: epochs alone count."
+                    + " Default: ${DEFAULT-VALUE}.")
+    private int maxSteps = DEFAULTS.maxSteps();
+
+    @Option(
+            names = "--batch-users",
+            paramLabel = "N",
+            description = "Sequences per step. Default: ${DEFAULT-VALUE}.")
+    private int batchUsers = DEFAULTS.batchUsers();
+
+    @Option(
+            names = "--negatives",
+            paramLabel = "N",
+            description = "Negatives per step, shared by all its positions; 0: max history + 1 per sequence. Default:"
+                    + " ${DEFAULT-VALUE}.")
+    private int negatives = DEFAULTS.negatives();
+
+    @Option(
+            names = "--no-split-long",
+            description = "Train on the end of a longer history only, instead of splitting it into several sequences.")
+    private boolean noSplitLong;
+
+    @Option(names = "--lr", paramLabel = "RATE", description = "Peak learning rate. Default: ${DEFAULT-VALUE}.")
+    private double lr = DEFAULTS.lr();
+
+    @Option(
+            names = "--warmup",
+            paramLabel = "SHARE",
+            description = "Share of the steps in which the rate rises; then it falls along a cosine. Default:"
+                    + " ${DEFAULT-VALUE}.")
+    private double warmup = DEFAULTS.warmup();
+
+    @Option(names = "--weight-decay", paramLabel = "X", description = "Of AdamW. Default: ${DEFAULT-VALUE}.")
+    private double weightDecay = DEFAULTS.weightDecay();
+
+    @Option(
+            names = "--clip",
+            paramLabel = "NORM",
+            description = "Largest global gradient norm. Default: ${DEFAULT-VALUE}.")
+    private double clip = DEFAULTS.clip();
+
+    @Option(
+            names = "--seed",
+            paramLabel = "N",
+            description = "Of everything random: the same seed gives the same model. Default: ${DEFAULT-VALUE}.")
+    long seed = DEFAULTS.seed();
+
+    @Option(
+            names = "--max-rows",
+            paramLabel = "N",
+            description = "Token rows whose activations are in memory at a time: bounds memory, whatever the batch and"
+                    + " the negatives. Default: ${DEFAULT-VALUE}.")
+    private int maxRows = DEFAULTS.maxRows();
+
+    @Option(
+            names = "--patience",
+            paramLabel = "N",
+            description = "Stops after N epochs without a better validation NDCG@200. Default: ${DEFAULT-VALUE}.")
+    private int patience = DEFAULTS.patience();
+
+    @Option(
+            names = "--no-validation",
+            description = "Keep the last model instead of the best one by validation after each epoch.")
+    private boolean noValidation;
+
+    @Option(
+            names = "--checkpoint-minutes",
+            paramLabel = "X",
+            description = "Time between checkpoints. Default: ${DEFAULT-VALUE}.")
+    private double checkpointMinutes = DEFAULTS.checkpointMinutes();
+
+    TrainOptions options() {
+        try {
+            return new TrainOptions(
+                    epochs,
+                    maxSteps,
+                    batchUsers,
+                    negatives,
+                    !noSplitLong,
+                    lr,
+                    warmup,
+                    weightDecay,
+                    clip,
+                    DEFAULTS.threshold(),
+                    seed,
+                    maxRows,
+                    patience,
+                    !noValidation,
+                    checkpointMinutes);
+        } catch (HllmException e) {
+            throw new ParameterException(spec.commandLine(), e.getMessage());
+        }
+    }
+}

@@ -1,0 +1,54 @@
+package org.hllm4j.cli;
+
+import java.util.Locale;
+import java.util.Map;
+import org.hllm4j.train.StepLog;
+import org.hllm4j.train.TrainListener;
+
+/** Shows a training, and passes an interruption on to it. */
+final class TrainingProgress implements TrainListener {
+    private final Progress progress;
+    private final Interruption interruption;
+
+    TrainingProgress(Progress progress, Interruption interruption) {
+        this.progress = progress;
+        this.interruption = interruption;
+    }
+
+    @Override
+    public void resumed(long step) {
+        progress.say("Continuing after step " + step);
+    }
+
+    @Override
+    public void step(StepLog log) {
+        progress.at(
+                "training",
+                "steps",
+                log.step(),
+                log.steps(),
+                String.format(Locale.ROOT, "epoch %d, loss %.3f", log.epoch(), log.result().loss()));
+    }
+
+    @Override
+    public void progress(String what, long done, long total) {
+        progress.at(what, what.endsWith("users") ? "users" : "items", done, total, "");
+    }
+
+    @Override
+    public void epoch(int epoch, Map<String, Double> validation, boolean best) {
+        progress.say(String.format(
+                Locale.ROOT,
+                "Epoch %d: validation Recall@10 %.2f %%, NDCG@10 %.2f %%, NDCG@200 %.2f %%%s",
+                epoch,
+                100 * validation.get("recall@10"),
+                100 * validation.get("ndcg@10"),
+                100 * validation.get("ndcg@200"),
+                best ? ", the best so far: saved" : ""));
+    }
+
+    @Override
+    public boolean stopRequested() {
+        return interruption.requested();
+    }
+}

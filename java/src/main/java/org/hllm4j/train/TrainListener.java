@@ -1,0 +1,22 @@
+package org.hllm4j.train;
+
+import java.util.Map;
+
+/** Told how training goes; called on the training thread. */
+public interface TrainListener {
+    /** Training continues from a checkpoint after this many steps. */
+    default void resumed(long step) {}
+
+    default void step(StepLog log) {}
+
+    /** A long part of the work that is not a step: "frozen items", "validation items", "validation users". */
+    default void progress(String what, long done, long total) {}
+
+    /** @param best whether this model is the best so far, and saved */
+    default void epoch(int epoch, Map<String, Double> validation, boolean best) {}
+
+    /** Asked after every step: true writes a checkpoint and ends. */
+    default boolean stopRequested() {
+        return false;
+    }
+}

@@ -1,0 +1,84 @@
+package org.hllm4j.train;
+
+import java.util.LinkedHashMap;
+import java.util.Map;
+import org.hllm4j.HllmException;
+
+/**
+ * How to train; {@link #DEFAULTS} are the paper's, for one machine.
+ *
+ * @param epochs passes over the training sequences
+ * @param maxSteps ends the schedule after this many steps; 0: epochs alone count
+ * @param batchUsers sequences per step
+ * @param negatives per step, shared by all its positions; 0: max history + 1 per sequence, outside its own items
+ * @param splitLong whether a longer history becomes several sequences, or is cut to its end
+ * @param lr peak learning rate
+ * @param warmup share of the steps in which the rate rises from 0; then it falls along a cosine
+ * @param weightDecay of AdamW, on all parameters
+ * @param clip largest global gradient norm
+ * @param threshold cosine above which a negative counts as the target itself
+ * @param seed of everything random
+ * @param maxRows token rows whose activations are in memory at a time; results differ in rounding only
+ * @param patience stops after so many epochs without a better validation NDCG@200
+ * @param evaluate whether each epoch ends with the validation; else the last model is kept
+ * @param checkpointMinutes time between checkpoints
+ */
+public record TrainOptions(
+        int epochs,
+        int maxSteps,
+        int batchUsers,
+        int negatives,
+        boolean splitLong,
+        double lr,
+        double warmup,
+        double weightDecay,
+        double clip,
+        double threshold,
+        long seed,
+        int maxRows,
+        int patience,
+        boolean evaluate,
+        double checkpointMinutes) {
+    public static final TrainOptions DEFAULTS =
+            new TrainOptions(5, 0, 16, 0, true, 1e-4, 0.1, 0.01, 1, 0.99, 1, 16384, 5, true, 5);
+
+    public TrainOptions {
+        require(epochs >= 1, "epochs", epochs, "at least 1");
+        require(maxSteps >= 0, "max steps", maxSteps, "at least 0");
+        require(batchUsers >= 1, "batch users", batchUsers, "at least 1");
+        require(negatives >= 0, "negatives", negatives, "at least 0");
+        require(lr > 0 && lr < 1, "learning rate", lr, "between 0 and 1");
+        require(warmup >= 0 && warmup <= 1, "warm-up", warmup, "a share from 0 to 1");
+        require(weightDecay >= 0, "weight decay", weightDecay, "at least 0");
+        require(clip > 0, "clip", clip, "more than 0");
+        require(maxRows >= 1, "max rows", maxRows, "at least 1");
+        require(patience >= 1, "patience", patience, "at least 1");
+        require(checkpointMinutes > 0, "checkpoint minutes", checkpointMinutes, "more than 0");
+    }
+
+    private static void require(boolean holds, String name, Object value, String expected) {
+        if (!holds) {
+            throw new HllmException(name + " is " + value + ", expected " + expected);
+        }
+    }
+
+    /** What results depend on, by name: recorded with a run, and compared when it is resumed. */
+    public Map<String, Object> asMap() {
+        Map<String, Object> map = new LinkedHashMap<>();
+        map.put("epochs", epochs);
+        map.put("max_steps", maxSteps);
+        map.put("batch_users", batchUsers);
+        map.put("negatives", negatives);
+        map.put("split_long", splitLong);
+        map.put("lr", lr);
+        map.put("warmup", warmup);
+        map.put("weight_decay", weightDecay);
+        map.put("clip", clip);
+        map.put("threshold", threshold);
+        map.put("seed", seed);
+        map.put("max_rows", maxRows);
+        map.put("patience", patience);
+        map.put("evaluate", evaluate);
+        return map;
+    }
+}
