@@ -60,7 +60,7 @@ const char* name_of(int32_t dtype) {
 // One call on a context: exclusive use of it, and the buffers of the call kept alive to its end.
 class Call {
    public:
-    Call(const char* op, hllm_context* handle) : op_(op), team_(team_in_use), context_(contexts.get(handle)) {
+    Call(const char* op, hllm_context* handle) : op_(op), team_(team_in_use), context_(contexts.get(op, handle)) {
         std::thread::id nobody{};
         if (!context_->user.compare_exchange_strong(nobody, std::this_thread::get_id()))
             fail(HLLM_INVALID_ARGUMENT, "%s: the context is in use by another thread; give each thread its own", op);
@@ -78,7 +78,23 @@ class Call {
     Backend& backend() { return *context_->backend; }
 
     View in(const char* name, const hllm_tensor* tensor, int32_t dtype, std::initializer_list<int64_t> shape) {
-        View view = resolve(name, tensor, false);
+        return resolve(name, tensor, false, dtype, shape);
+    }
+    View out(const char* name, const hllm_tensor* tensor, int32_t dtype, std::initializer_list<int64_t> shape) {
+        return resolve(name, tensor, true, dtype, shape);
+    }
+    View optional_in(const char* name, const hllm_tensor* tensor, int32_t dtype, std::initializer_list<int64_t> shape) {
+        return tensor ? in(name, tensor, dtype, shape) : View{};
+    }
+    View optional_out(const char* name, const hllm_tensor* tensor, int32_t dtype, std::initializer_list<int64_t> shape) {
+        return tensor ? out(name, tensor, dtype, shape) : View{};
+    }
+    std::shared_ptr<Weight> weight(hllm_weight* handle) { return on_device("weight", weights.get(op_, handle)); }
+    std::shared_ptr<Plan> plan(hllm_plan* handle) { return on_device("plan", plans.get(op_, handle)); }
+    std::shared_ptr<Buffer> buffer(hllm_buffer* handle) { return on_device("buffer", buffers.get(op_, handle)); }
+
+    View resolve(const char* name, const hllm_tensor* tensor, bool output, int32_t dtype, std::initializer_list<int64_t> shape) {
+        View view = resolve(name, tensor, output);
         if (view.dtype != dtype)
             fail(HLLM_INVALID_ARGUMENT, "%s: %s is %s, expected %s", op_, name, name_of(view.dtype), name_of(dtype));
         bool equal = view.rank == static_cast<int32_t>(shape.size());
@@ -89,25 +105,6 @@ class Call {
                  text_of(shape.begin(), static_cast<int>(shape.size())).c_str());
         return view;
     }
-    View out(const char* name, const hllm_tensor* tensor, int32_t dtype, std::initializer_list<int64_t> shape) {
-        View view = in(name, tensor, dtype, shape);
-        if (pins_[pinned_ - 1]->wrapped)
-            fail(HLLM_INVALID_ARGUMENT, "%s: %s is an output, but its buffer wraps read-only host memory", op_, name);
-        for (int i = 0; i < view.rank; i++)
-            if (view.shape[i] > 1 && view.stride[i] == 0)
-                fail(HLLM_INVALID_ARGUMENT, "%s: %s is an output, but its rows overlap (stride 0)", op_, name);
-        return view;
-    }
-    View optional_in(const char* name, const hllm_tensor* tensor, int32_t dtype, std::initializer_list<int64_t> shape) {
-        return tensor ? in(name, tensor, dtype, shape) : View{};
-    }
-    View optional_out(const char* name, const hllm_tensor* tensor, int32_t dtype, std::initializer_list<int64_t> shape) {
-        return tensor ? out(name, tensor, dtype, shape) : View{};
-    }
-    std::shared_ptr<Weight> weight(hllm_weight* handle) { return on_device("weight", weights.get(handle)); }
-    std::shared_ptr<Plan> plan(hllm_plan* handle) { return on_device("plan", plans.get(handle)); }
-    std::shared_ptr<Buffer> buffer(hllm_buffer* handle) { return on_device("buffer", buffers.get(handle)); }
-
     // Any dtype and shape; bounds are checked.
     View resolve(const char* name, const hllm_tensor* tensor, bool output) {
         if (!tensor) fail(HLLM_INVALID_ARGUMENT, "%s: %s is NULL", op_, name);
@@ -120,10 +117,11 @@ class Call {
             fail(HLLM_INVALID_ARGUMENT, "%s: %s has unknown dtype %d", op_, name, tensor->dtype);
         std::shared_ptr<Buffer> memory;
         try {
-            memory = buffer(tensor->buffer);
+            memory = buffers.get(name, tensor->buffer);
         } catch (const Error& error) {
-            fail(error.status, "%s: %s: %s", op_, name, error.what());
+            fail(error.status, "%s: %s", op_, error.what());
         }
+        on_device(name, memory);
         const int64_t size = tensor->dtype == HLLM_BF16 ? 2 : 4;
         int64_t last = 0;
         bool bad = tensor->offset < 0 || tensor->offset % size != 0, empty = false;
@@ -152,6 +150,9 @@ class Call {
                  static_cast<long long>(view.stride[view.rank - 1]));
         if (output && memory->wrapped)
             fail(HLLM_INVALID_ARGUMENT, "%s: %s is an output, but its buffer wraps read-only host memory", op_, name);
+        for (int i = 0; output && !empty && i < view.rank; i++)
+            if (view.shape[i] > 1 && view.stride[i] == 0)
+                fail(HLLM_INVALID_ARGUMENT, "%s: %s is an output, but its rows overlap (stride 0)", op_, name);
         view.data = static_cast<std::byte*>(memory->data) + (empty ? 0 : tensor->offset);
         if (pinned_ == MAX_PINS) fail(HLLM_INTERNAL, "%s: too many tensors", op_);
         pins_[pinned_++] = std::move(memory);
@@ -163,8 +164,8 @@ class Call {
     template <class T>
     std::shared_ptr<T> on_device(const char* what, std::shared_ptr<T> object) {
         if (object->backend != context_->backend)
-            fail(HLLM_INVALID_ARGUMENT, "%s: a %s of device %s was given to a context of device %s", op_, what,
-                 object->backend->name(), context_->backend->name());
+            fail(HLLM_INVALID_ARGUMENT, "%s: %s is on device %s, the context on %s", op_, what, object->backend->name(),
+                 context_->backend->name());
         return object;
     }
 
@@ -245,7 +246,7 @@ int32_t hllm_context_destroy(hllm_context* context) {
     return guarded([&] {
         if (!context) return;
         { Call busy("context_destroy", context); }
-        contexts.remove(context);
+        contexts.remove("context_destroy", context);
     });
 }
 
@@ -277,7 +278,7 @@ int32_t hllm_buffer_wrap_host(hllm_context* context, const void* host, int64_t b
 }
 
 int32_t hllm_buffer_destroy(hllm_buffer* buffer) {
-    return guarded([&] { buffers.remove(buffer); });
+    return guarded([&] { buffers.remove("buffer_destroy", buffer); });
 }
 
 static void* range_of(const char* op, const Buffer& buffer, const void* host, int64_t offset, int64_t bytes) {
@@ -309,6 +310,8 @@ int32_t hllm_fill(hllm_context* context, const hllm_tensor* out, float value) {
         Call call("fill", context);
         View view = call.resolve("out", out, true);
         if (view.dtype == HLLM_BF16) fail(HLLM_INVALID_ARGUMENT, "fill: out is bf16, expected f32 or i32");
+        if (view.dtype == HLLM_I32 && !(value >= -0x1p31f && value < 0x1p31f))
+            fail(HLLM_INVALID_ARGUMENT, "fill: out is i32, which cannot hold %g", value);
         call.backend().fill(call.context(), view, value);
     });
 }
@@ -362,7 +365,7 @@ int32_t hllm_weight_create(hllm_context* context, const hllm_tensor* source, int
 }
 
 int32_t hllm_weight_destroy(hllm_weight* weight) {
-    return guarded([&] { weights.remove(weight); });
+    return guarded([&] { weights.remove("weight_destroy", weight); });
 }
 
 int32_t hllm_weight_refresh(hllm_context* context, hllm_weight* weight) {
@@ -430,14 +433,13 @@ int32_t hllm_embedding_backward(hllm_context* context, const hllm_tensor* dtable
     });
 }
 
-// Gathering rows is an embedding without a special row.
 int32_t hllm_gather_rows(hllm_context* context, const hllm_tensor* out, const hllm_tensor* in, const hllm_tensor* index) {
     return guarded([&] {
         Call call("gather_rows", context);
         View vo = call.out("out", out, HLLM_F32, {ANY, ANY});
         View vi = call.in("in", in, HLLM_F32, {ANY, vo.shape[1]});
         View vx = call.in("index", index, HLLM_I32, {vo.shape[0]});
-        call.backend().embedding_forward(call.context(), vo, vx, vi, View{});
+        call.backend().gather_rows(call.context(), vo, vi, vx);
     });
 }
 
@@ -447,7 +449,7 @@ int32_t hllm_scatter_add_rows(hllm_context* context, const hllm_tensor* out, con
         View vi = call.in("in", in, HLLM_F32, {ANY, ANY});
         View vo = call.out("out", out, HLLM_F32, {ANY, vi.shape[1]});
         View vx = call.in("index", index, HLLM_I32, {vi.shape[0]});
-        call.backend().embedding_backward(call.context(), vo, View{}, vi, vx);
+        call.backend().scatter_add_rows(call.context(), vo, vi, vx);
     });
 }
 
@@ -557,7 +559,7 @@ int32_t hllm_plan_create(hllm_context* context, const hllm_plan_args* args, hllm
 }
 
 int32_t hllm_plan_destroy(hllm_plan* plan) {
-    return guarded([&] { plans.remove(plan); });
+    return guarded([&] { plans.remove("plan_destroy", plan); });
 }
 
 namespace {

@@ -150,6 +150,8 @@ class Backend {
     virtual void embedding_forward(Context&, const View& out, const View& ids, const View& table, const View& special) = 0;
     virtual void embedding_backward(Context&, const View& dtable, const View& dspecial, const View& dout,
                                     const View& ids) = 0;
+    virtual void gather_rows(Context&, const View& out, const View& in, const View& index) = 0;
+    virtual void scatter_add_rows(Context&, const View& out, const View& in, const View& index) = 0;
     virtual void segment_mean_forward(Context&, const View& out, const View& in, const View& offsets, const View& rows) = 0;
     virtual void segment_mean_backward(Context&, const View& din, const View& dout, const View& offsets,
                                        const View& rows) = 0;

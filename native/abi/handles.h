@@ -29,17 +29,18 @@ class HandleTable {
         return reinterpret_cast<Opaque*>(static_cast<uintptr_t>(slots_[slot].generation) << 32 | (slot + 1));
     }
 
-    // Shared ownership keeps the object alive for the duration of a call that races with destroy.
-    std::shared_ptr<T> get(const Opaque* handle) const {
+    // `where` (an operation or a tensor) is for the message. Shared ownership keeps the object alive for the duration of a call
+    // that races with destroy.
+    std::shared_ptr<T> get(const char* where, const Opaque* handle) const {
         std::shared_lock lock(mutex_);
-        return find(handle).object;
+        return find(where, handle).object;
     }
 
-    void remove(const Opaque* handle) {
+    void remove(const char* where, const Opaque* handle) {
         if (handle == nullptr) return;
         std::shared_ptr<T> last;  // dies outside the lock
         std::unique_lock lock(mutex_);
-        Slot& slot = const_cast<Slot&>(find(handle));
+        Slot& slot = const_cast<Slot&>(find(where, handle));
         last = std::move(slot.object);
         slot.object.reset();
         slot.generation++;
@@ -53,12 +54,12 @@ class HandleTable {
         uint32_t generation = 1;
     };
 
-    const Slot& find(const Opaque* handle) const {
+    const Slot& find(const char* where, const Opaque* handle) const {
         auto bits = reinterpret_cast<uintptr_t>(handle);
         auto slot = static_cast<uint32_t>(bits), generation = static_cast<uint32_t>(static_cast<uint64_t>(bits) >> 32);
-        if (bits == 0) fail(HLLM_INVALID_ARGUMENT, "%s is NULL", kind_);
+        if (bits == 0) fail(HLLM_INVALID_ARGUMENT, "%s: %s is NULL", where, kind_);
         if (slot == 0 || slot > slots_.size() || slots_[slot - 1].generation != generation || !slots_[slot - 1].object)
-            fail(HLLM_INVALID_ARGUMENT, "%s is closed (or was never created)", kind_);
+            fail(HLLM_INVALID_ARGUMENT, "%s: %s is closed (or was never created)", where, kind_);
         return slots_[slot - 1];
     }
 

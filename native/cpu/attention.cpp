@@ -20,6 +20,7 @@
 #ifndef HLLM_CPU_ATTENTION  // what follows is shared by the instruction sets
 #define HLLM_CPU_ATTENTION
 namespace hllm {
+namespace {
 
 constexpr int64_t KEYS = 64;     // of a tile
 constexpr int64_t ROWS = 96;     // of a tile, if the group of query heads is not larger
@@ -87,6 +88,7 @@ struct Tile {
     }
 };
 
+}  // namespace
 }  // namespace hllm
 #endif
 
@@ -147,11 +149,16 @@ void product(size_t m, size_t n, size_t k, const float* a, size_t rsa, size_t cs
     for (; m >= TILE_R; m -= TILE_R, a += TILE_R * rsa, c += TILE_R * ldc)
         product_rows<TILE_R>(n, k, a, rsa, csa, b, ldb, c, ldc, accumulate);
     switch (m) {
-        case 5: return product_rows<5>(n, k, a, rsa, csa, b, ldb, c, ldc, accumulate);
-        case 4: return product_rows<4>(n, k, a, rsa, csa, b, ldb, c, ldc, accumulate);
-        case 3: return product_rows<3>(n, k, a, rsa, csa, b, ldb, c, ldc, accumulate);
-        case 2: return product_rows<2>(n, k, a, rsa, csa, b, ldb, c, ldc, accumulate);
-        case 1: return product_rows<1>(n, k, a, rsa, csa, b, ldb, c, ldc, accumulate);
+        case 5:
+            return product_rows<5>(n, k, a, rsa, csa, b, ldb, c, ldc, accumulate);
+        case 4:
+            return product_rows<4>(n, k, a, rsa, csa, b, ldb, c, ldc, accumulate);
+        case 3:
+            return product_rows<3>(n, k, a, rsa, csa, b, ldb, c, ldc, accumulate);
+        case 2:
+            return product_rows<2>(n, k, a, rsa, csa, b, ldb, c, ldc, accumulate);
+        case 1:
+            return product_rows<1>(n, k, a, rsa, csa, b, ldb, c, ldc, accumulate);
     }
 }
 
@@ -181,9 +188,9 @@ HWY_INLINE void prefetch_next(const Attention& a, const View& x, int64_t begin, 
 
 // The addresses of `count` keys of a segment from logical position `position` on, as row numbers.
 void find_keys(const Plan& plan, const Plan::Segment& segment, int64_t position, int64_t count, int32_t* rows) {
-    auto span = plan.spans.begin() + segment.span;
-    span = std::upper_bound(span, span + segment.spans, position,
-                            [](int64_t p, const Plan::Span& s) { return p < s.position; }) - 1;
+    const auto first = plan.spans.begin() + segment.span;
+    auto behind = [](int64_t p, const Plan::Span& span) { return p < span.position; };
+    auto span = std::upper_bound(first, first + segment.spans, position, behind) - 1;
     for (int64_t i = 0; i < count; span++)
         for (int64_t at = position + i - span->position; at < span->length && i < count; at++)
             rows[i++] = static_cast<int32_t>(span->begin + at);
@@ -209,8 +216,10 @@ void gather_transposed(float* out, const View& in, int64_t head, const int32_t* 
             const auto a = hn::LoadU(d, from[0] + e), b = hn::LoadU(d, from[1] + e), c = hn::LoadU(d, from[2] + e),
                        f = hn::LoadU(d, from[3] + e);
             // a0 b0 a1 b1, c0 f0 c1 f1, then pairs of them
-            const auto ab = hn::BitCast(wide, hn::InterleaveLower(d, a, b)), AB = hn::BitCast(wide, hn::InterleaveUpper(d, a, b)),
-                       cf = hn::BitCast(wide, hn::InterleaveLower(d, c, f)), CF = hn::BitCast(wide, hn::InterleaveUpper(d, c, f));
+            const auto ab = hn::BitCast(wide, hn::InterleaveLower(d, a, b)),
+                       AB = hn::BitCast(wide, hn::InterleaveUpper(d, a, b)),
+                       cf = hn::BitCast(wide, hn::InterleaveLower(d, c, f)),
+                       CF = hn::BitCast(wide, hn::InterleaveUpper(d, c, f));
             hn::StoreU(hn::BitCast(d, hn::InterleaveLower(wide, ab, cf)), d, to + (e + 0) * KEYS);
             hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(wide, ab, cf)), d, to + (e + 1) * KEYS);
             hn::StoreU(hn::BitCast(d, hn::InterleaveLower(wide, AB, CF)), d, to + (e + 2) * KEYS);
@@ -559,16 +568,20 @@ void Cpu::attention_backward(Context& context, const View& dq, const View& dk, c
         HLLM_DISPATCH(attention_backward_block)(a, dq, dout, saved_out, saved_lse, delta, block, head, tiles.of(worker));
     });
     const int64_t step = heads * 2 * Dh;
+    const auto backward_share = HLLM_DISPATCH(attention_backward_share);
     shares.run([&](const Share& share, int64_t head, int worker) {
         const int64_t row = plan.pieces[share.piece].begin + share.key;
-        const bool alone = share.partial < 0;
-        float* sums = partial + share.partial * step + head * 2 * Dh;
-        HLLM_DISPATCH(attention_backward_share)(
-            a, alone ? dk.row(row) + head * dk.stride[1] : sums, alone ? dk.stride[0] : step,
-            alone ? dv.row(row) + head * dv.stride[1] : sums + Dh, alone ? dv.stride[0] : step, dout, saved_lse, delta, share,
-            head, tiles.of(worker));
+        float *to_dk = dk.row(row) + head * dk.stride[1], *to_dv = dv.row(row) + head * dv.stride[1];
+        int64_t dk_stride = dk.stride[0], dv_stride = dv.stride[0];
+        if (share.partial >= 0) {
+            to_dk = partial + share.partial * step + head * 2 * Dh;
+            to_dv = to_dk + Dh;
+            dk_stride = dv_stride = step;
+        }
+        backward_share(a, to_dk, dk_stride, to_dv, dv_stride, dout, saved_lse, delta, share, head, tiles.of(worker));
     });
     // The groups of one tile follow one another.
+    const auto add_partials = HLLM_DISPATCH(attention_add_partials);
     for (int64_t i = 0, next; i < shares.count; i = next) {
         const Share& first = shares.work[i];
         for (next = i + 1; next < shares.count && shares.work[next].piece == first.piece && shares.work[next].key == first.key;)
@@ -577,10 +590,8 @@ void Cpu::attention_backward(Context& context, const View& dq, const View& dk, c
         team().run(first.keys * heads, [&](int64_t index, int) {
             const int64_t key = index / heads, head = index % heads, row = plan.pieces[first.piece].begin + first.key + key;
             const float* sums = partial + (first.partial + key) * step + head * 2 * Dh;
-            HLLM_DISPATCH(attention_add_partials)
-            (dk.row(row) + head * dk.stride[1], sums, first.keys * step, next - i, Dh);
-            HLLM_DISPATCH(attention_add_partials)
-            (dv.row(row) + head * dv.stride[1], sums + Dh, first.keys * step, next - i, Dh);
+            add_partials(dk.row(row) + head * dk.stride[1], sums, first.keys * step, next - i, Dh);
+            add_partials(dv.row(row) + head * dv.stride[1], sums + Dh, first.keys * step, next - i, Dh);
         });
     }
 }

@@ -35,7 +35,7 @@ constexpr int64_t ALIGN = 96;  // cuts fall between register tiles (multiples of
 void call(int64_t m, int64_t n, int64_t k, const float* a, int64_t rsa, int64_t csa, const float* b, int64_t rsb, int64_t csb,
           float* c, int64_t rsc, bool accumulate, bool small) {
     rntm_t runtime;
-    bli_rntm_init(&runtime);
+    bli_rntm_init_from_global(&runtime);  // bli_rntm_init is not public, and gone since BLIS 1.0
     if (!small) bli_rntm_disable_l3_sup(&runtime);
     float one = 1, beta = accumulate ? 1 : 0;
     bli_sgemm_ex(BLIS_NO_TRANSPOSE, BLIS_NO_TRANSPOSE, m, n, k, &one, const_cast<float*>(a), rsa, csa, const_cast<float*>(b),

@@ -14,18 +14,20 @@
 #ifndef HLLM_CPU_INFONCE  // what follows is shared by the instruction sets
 #define HLLM_CPU_INFONCE
 namespace hllm {
+namespace {
 
 // One position of a tile.
 struct Position {
     float u_inverse, p_inverse;  // 1 / |u|, 1 / |p|
     float cosine;                // of u and p
     double loss;
-    double target;       // d loss / d (logit of the target)
-    double total;        // sum of exp(logit - maximum) over all logits
-    double scale;        // d loss / d logit_scale
+    double target;            // d loss / d (logit of the target)
+    double total;             // sum of exp(logit - maximum) over all logits
+    double scale;             // d loss / d logit_scale
     int64_t samples, better;  // unmasked logits; negatives that beat the target
 };
 
+}  // namespace
 }  // namespace hllm
 #endif
 
@@ -80,7 +82,8 @@ void infonce_softmax(Position& position, float* u_cosines, const float* p_cosine
         for (size_t i = begin; i < std::min(M, begin + CHUNK); i += N) {
             const V32 logits = hn::LoadU(d, u_cosines + i), e = hn::Exp(d, hn::Sub(logits, shift));
             sum_e = hn::Add(sum_e, e);
-            sum_distance = hn::Add(sum_distance, hn::IfThenElseZero(hn::Gt(e, hn::Zero(d)), hn::Mul(e, hn::Sub(logits, target))));
+            sum_distance =
+                hn::Add(sum_distance, hn::IfThenElseZero(hn::Gt(e, hn::Zero(d)), hn::Mul(e, hn::Sub(logits, target))));
             hn::StoreU(e, d, u_cosines + i);
         }
         negatives += sum(sum_e);
@@ -143,23 +146,23 @@ void Cpu::infonce(Context& context, const InfoNce& a) {
     }
 
     team().ranges(M, ROW_GRAIN, [&](int64_t begin, int64_t end, int) {
-        for (int64_t j = begin; j < end; j++)
-            n_inverse[j] = HLLM_DISPATCH(infonce_normalize)(n_hat + j * D, a.n.row(j), D);
+        for (int64_t j = begin; j < end; j++) n_inverse[j] = HLLM_DISPATCH(infonce_normalize)(n_hat + j * D, a.n.row(j), D);
     });
+    const auto normalize_position = HLLM_DISPATCH(infonce_normalize_position);
+    const auto softmax = HLLM_DISPATCH(infonce_softmax);
+    const auto backward_position = HLLM_DISPATCH(infonce_backward_position);
     double metrics[HLLM_INFONCE_METRICS] = {}, dscale = 0;
     for (int64_t first = 0; first < T; first += TILE) {
         const int64_t rows = std::min(TILE, T - first);
         team().ranges(rows, ROW_GRAIN, [&](int64_t begin, int64_t end, int) {
             for (int64_t t = begin; t < end; t++)
-                HLLM_DISPATCH(infonce_normalize_position)
-                (positions[t], u_hat + t * D, p_hat + t * D, a.u.row(first + t), a.p.row(first + t), D);
+                normalize_position(positions[t], u_hat + t * D, p_hat + t * D, a.u.row(first + t), a.p.row(first + t), D);
         });
         gemm(rows, M, D, u_hat, D, 1, n_hat, 1, D, u_cosines, width, false);
         gemm(rows, M, D, p_hat, D, 1, n_hat, 1, D, p_cosines, width, false);
         team().run(rows, [&](int64_t t, int) {
-            HLLM_DISPATCH(infonce_softmax)
-            (positions[t], u_cosines + t * width, p_cosines + t * width, M, scale, a.threshold, ids,
-             ids ? a.target_ids.i32()[first + t] : 0);
+            softmax(positions[t], u_cosines + t * width, p_cosines + t * width, M, scale, a.threshold, ids,
+                    ids ? a.target_ids.i32()[first + t] : 0);
         });
         for (int64_t t = 0; t < rows; t++) {
             const Position& position = positions[t];
@@ -174,9 +177,8 @@ void Cpu::infonce(Context& context, const InfoNce& a) {
         gemm(rows, D, M, u_cosines, width, 1, n_hat, D, 1, a.du.row(first), a.du.stride[0], false);
         team().ranges(rows, ROW_GRAIN, [&](int64_t begin, int64_t end, int) {
             for (int64_t t = begin; t < end; t++)
-                HLLM_DISPATCH(infonce_backward_position)
-                (positions[t], a.du.row(first + t), a.dp.row(first + t), u_hat + t * D, p_hat + t * D, scale,
-                 static_cast<double>(a.positions), D);
+                backward_position(positions[t], a.du.row(first + t), a.dp.row(first + t), u_hat + t * D, p_hat + t * D, scale,
+                                  static_cast<double>(a.positions), D);
         });
         gemm(M, D, rows, u_cosines, 1, width, u_hat, D, 1, a.dn.f32(), a.dn.stride[0], first > 0);
     }

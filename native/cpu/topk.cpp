@@ -84,8 +84,8 @@ int64_t padded(int64_t queries) { return (queries + GROUP - 1) / GROUP * GROUP; 
 struct Ranking {
     const char* op;
     View queries, table, excluded_offsets, excluded_rows;
-    float* tile;     // [TABLE_ROWS, QUERIES] scores
-    float* gathered; // [max(GEMM_ROWS, QUERIES), D] table rows
+    float* tile;      // [TABLE_ROWS, QUERIES] scores
+    float* gathered;  // [max(GEMM_ROWS, QUERIES), D] table rows
 
     Ranking(const char* op, Scratch& scratch, const View& queries, const View& table, const View& offsets, const View& rows)
         : op(op), queries(queries), table(table), excluded_offsets(offsets), excluded_rows(rows) {
@@ -100,8 +100,8 @@ struct Ranking {
         const int32_t* offsets = excluded_offsets.i32();
         for (int64_t b = 0; b < queries.shape[0]; b++)
             if (offsets[b] < 0 || offsets[b + 1] < offsets[b] || offsets[b + 1] > excluded_rows.shape[0])
-                fail(HLLM_INVALID_ARGUMENT, "%s: excluded_offsets of query %lld are %d and %d, expected ascending up to %lld", op,
-                     static_cast<long long>(b), offsets[b], offsets[b + 1], static_cast<long long>(excluded_rows.shape[0]));
+                fail(HLLM_INVALID_ARGUMENT, "%s: excluded_offsets of query %lld are %d and %d, expected ascending up to %lld",
+                     op, static_cast<long long>(b), offsets[b], offsets[b + 1], static_cast<long long>(excluded_rows.shape[0]));
         check_indices(op, "excluded_rows", excluded_rows, 0, table.shape[0]);
     }
 
@@ -132,15 +132,14 @@ struct Ranking {
         const int64_t N = table.shape[0], stride = padded(block);
         for (int64_t begin = 0; begin < N; begin += TABLE_ROWS) {
             const int64_t end = std::min(N, begin + TABLE_ROWS);
-            const int64_t from = std::max<int64_t>(0, std::min(begin, end - GEMM_ROWS));  // a short tile repeats some rows
-            if (end - from >= GEMM_ROWS) {
-                scores(table.row(from), table.stride[0], end - from, first_query, block);
+            if (end - begin >= GEMM_ROWS) {
+                scores(table.row(begin), table.stride[0], end - begin, first_query, block);
             } else {
-                gather(end - from, [&](int64_t i) { return from + i; });
+                gather(end - begin, [&](int64_t i) { return begin + i; });
                 scores(gathered, table.shape[1], GEMM_ROWS, first_query, block);
             }
             team().run(stride / GROUP, [&](int64_t group, int) {
-                float* mine = tile + (begin - from) * stride + group * GROUP;
+                float* mine = tile + group * GROUP;
                 const int64_t query = first_query + group * GROUP, count = std::min(GROUP, block - group * GROUP);
                 for (int64_t i = 0; i < count; i++)
                     each_excluded(query + i, [&](int64_t row) {
@@ -176,6 +175,7 @@ void Cpu::rank(Context& context, const View& ranks, const View& queries, const V
     const int64_t B = queries.shape[0], N = table.shape[0];
     check_indices("rank", "targets", targets, 0, N);
     const Ranking ranking("rank", context.scratch, queries, table, excluded_offsets, excluded_rows);
+    const auto count_higher = HLLM_DISPATCH(rank_count);
     float* target_scores = context.scratch.take<float>(padded(std::min(QUERIES, B)));
     for (int64_t first = 0; first < B; first += QUERIES) {
         const int64_t block = std::min(QUERIES, B - first);
@@ -184,8 +184,7 @@ void Cpu::rank(Context& context, const View& ranks, const View& queries, const V
         for (int64_t i = 0; i < block; i++) target_scores[i] = ranking.tile[i * padded(block) + i];
         std::fill_n(ranks.i32() + first, block, 1);
         ranking.scan(first, block, [&](const float* tile, int64_t, int64_t count, int64_t query, int64_t group) {
-            HLLM_DISPATCH(rank_count)
-            (ranks.i32() + query, target_scores + (query - first), tile, padded(block), count, group);
+            count_higher(ranks.i32() + query, target_scores + (query - first), tile, padded(block), count, group);
         });
         for (int64_t b = first; b < first + block; b++)
             ranking.each_excluded(b, [&](int64_t row) {

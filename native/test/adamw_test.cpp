@@ -10,7 +10,8 @@ class Optimiser : public OpTest {
    protected:
     float norm_of(const std::vector<float>& values) {
         const auto* out = output({1}, NAN);
-        EXPECT_EQ(HLLM_OK, hllm_norm(context, out, floats(values, {static_cast<int64_t>(values.size())}))) << hllm_error_message();
+        EXPECT_EQ(HLLM_OK, hllm_norm(context, out, floats(values, {static_cast<int64_t>(values.size())})))
+            << hllm_error_message();
         return read(out)[0];
     }
     static hllm_adamw_args defaults(const hllm_tensor* p, const hllm_tensor* g, const hllm_tensor* m, const hllm_tensor* v) {

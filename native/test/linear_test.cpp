@@ -55,7 +55,8 @@ class Linear : public OpTest {
             const auto product_y = product(T, N, K, x, w.values, false, true);
             const auto product_dx = product(T, K, N, dy, w.values, false, false);
             if (N > 0) expect_close(read(vy), accumulate ? sum(y, product_y) : product_y, 2e-7 * (K + 1.0), 1e-6, what + " y");
-            if (K > 0) expect_close(read(vdx), accumulate ? sum(dx, product_dx) : product_dx, 2e-7 * (N + 1.0), 1e-6, what + " dx");
+            if (K > 0)
+                expect_close(read(vdx), accumulate ? sum(dx, product_dx) : product_dx, 2e-7 * (N + 1.0), 1e-6, what + " dx");
         }
     }
 
@@ -66,7 +67,8 @@ class Linear : public OpTest {
 TEST_F(Linear, FewAndManyRows) {
     for (Storage storage : STORAGES)
         for (int64_t T : {0, 1, 2, 3, 4, 5, 8, 9, 70})
-            for (auto [N, K] : {std::pair<int64_t, int64_t>{1, 1}, {3, 17}, {65, 64}, {17, 65}, {100, 576}, {64, 3}, {0, 5}, {5, 0}})
+            for (auto [N, K] :
+                 {std::pair<int64_t, int64_t>{1, 1}, {3, 17}, {65, 64}, {17, 65}, {100, 576}, {64, 3}, {0, 5}, {5, 0}})
                 check(storage, T, N, K, T % 3);
 }
 

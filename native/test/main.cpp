@@ -4,7 +4,7 @@
 
 #if defined(__SANITIZE_ADDRESS__)
 // The tests ask for more memory than there is, and expect an answer.
-extern "C" const char* __asan_default_options() { return "allocator_may_return_null=1"; }
+extern "C" __attribute__((visibility("default"))) const char* __asan_default_options() { return "allocator_may_return_null=1"; }
 #endif
 
 namespace {

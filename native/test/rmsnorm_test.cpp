@@ -25,7 +25,8 @@ struct Gradients {
     std::vector<double> dx, dw;
 };
 
-Gradients backward(const std::vector<double>& dy, const std::vector<double>& x, const std::vector<double>& w, int64_t T, int64_t D) {
+Gradients backward(const std::vector<double>& dy, const std::vector<double>& x, const std::vector<double>& w, int64_t T,
+                   int64_t D) {
     Gradients g{std::vector<double>(T * D), std::vector<double>(D, 0.0)};
     const auto rstd = forward(x, w, T, D).rstd;
     for (int64_t t = 0; t < T; t++) {

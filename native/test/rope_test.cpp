@@ -11,19 +11,21 @@ class Rope : public OpTest {
         std::vector<float> table(positions * Dh);
         for (int64_t p = 0; p < positions; p++)
             for (int64_t i = 0; i < Dh / 2; i++) {
-                const double angle = static_cast<double>(p) * std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(Dh));
+                const double angle =
+                    static_cast<double>(p) * std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(Dh));
                 table[p * Dh + i] = static_cast<float>(std::cos(angle));
                 table[p * Dh + Dh / 2 + i] = static_cast<float>(std::sin(angle));
             }
         return table;
     }
-    static std::vector<double> turned(std::vector<double> x, const std::vector<int32_t>& positions, const std::vector<float>& table,
-                                      int64_t heads, int64_t Dh, bool inverse) {
+    static std::vector<double> turned(std::vector<double> x, const std::vector<int32_t>& positions,
+                                      const std::vector<float>& table, int64_t heads, int64_t Dh, bool inverse) {
         for (size_t t = 0; t < positions.size(); t++)
             for (int64_t h = 0; h < heads; h++)
                 for (int64_t i = 0; i < Dh / 2; i++) {
                     double &a = x[(t * heads + h) * Dh + i], &b = x[(t * heads + h) * Dh + i + Dh / 2];
-                    const double c = table[positions[t] * Dh + i], s = (inverse ? -1 : 1) * double{table[positions[t] * Dh + Dh / 2 + i]};
+                    const double c = table[positions[t] * Dh + i],
+                                 s = (inverse ? -1 : 1) * double{table[positions[t] * Dh + Dh / 2 + i]};
                     const double turned_a = a * c - b * s, turned_b = b * c + a * s;
                     a = turned_a;
                     b = turned_b;
@@ -43,7 +45,8 @@ TEST_F(Rope, TurnsAndTurnsBack) {
         for (int64_t heads : {1, 3})
             for (int64_t T : {0, 1, 5, 40})
                 for (int64_t gap : {0, 3}) {
-                    const std::string what = "T " + std::to_string(T) + " heads " + std::to_string(heads) + " Dh " + std::to_string(Dh);
+                    const std::string what =
+                        "T " + std::to_string(T) + " heads " + std::to_string(heads) + " Dh " + std::to_string(Dh);
                     const auto x = normal(T * heads * Dh);
                     const auto at = positions(T, P);
                     const auto table = angles(P, Dh);
@@ -71,7 +74,8 @@ TEST_F(Rope, TurnsAPartOfWiderRows) {
     part.stride[2] = 1;
     HLLM_OK_OR_FAIL(hllm_rope(context, &part, ints(at), floats(table, {20, Dh}), 0));
     std::vector<double> expected = doubles(rows), inside;
-    for (int64_t t = 0; t < T; t++) inside.insert(inside.end(), &expected[t * width + first], &expected[t * width + first + heads * Dh]);
+    for (int64_t t = 0; t < T; t++)
+        inside.insert(inside.end(), &expected[t * width + first], &expected[t * width + first + heads * Dh]);
     inside = turned(inside, at, table, heads, Dh, false);
     for (int64_t t = 0; t < T; t++) std::copy_n(&inside[t * heads * Dh], heads * Dh, &expected[t * width + first]);
     expect_close(read(all), expected, 1e-6, 1e-6, "rows");

@@ -46,6 +46,12 @@ TEST_F(Rows, FillSetsEveryElementAndNothingElse) {
         expect_same_bits(read_ints(i), std::vector<int32_t>(n, -2), "i32");
     }
     HLLM_OK_OR_FAIL(hllm_fill(context, output({0, 5}), 1));
+    const auto* i = ints({7, 8});
+    for (float bad : {NAN, INFINITY, 2147483648.f, -2147483904.f}) {
+        EXPECT_EQ(HLLM_INVALID_ARGUMENT, hllm_fill(context, i, bad));
+        EXPECT_NE(nullptr, std::strstr(hllm_error_message(), "fill: out is i32, which cannot hold")) << hllm_error_message();
+    }
+    expect_same_bits(read_ints(i), {7, 8}, "untouched");
 }
 
 TEST_F(Rows, EveryBf16SurvivesTheWayThroughF32) {
@@ -70,10 +76,24 @@ TEST_F(Rows, EveryBf16SurvivesTheWayThroughF32) {
 }
 
 TEST_F(Rows, F32RoundsToTheNearestBf16) {
-    std::vector<float> values{0.f, -0.f, 1.f, 1.f + 0x1p-8f, 1.f + 3 * 0x1p-8f, 1.f + 0x1p-8f + 0x1p-23f, -1.f - 0x1p-8f, 0x1p-149f,
-                              0x1p-134f, 3 * 0x1p-134f, -0x1p-133f, std::numeric_limits<float>::max(),
-                              -std::numeric_limits<float>::max(), 0x1.fep127f, 0x1.fefffep127f, 0x1.ffp127f,
-                              std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()};
+    std::vector<float> values{0.f,
+                              -0.f,
+                              1.f,
+                              1.f + 0x1p-8f,
+                              1.f + 3 * 0x1p-8f,
+                              1.f + 0x1p-8f + 0x1p-23f,
+                              -1.f - 0x1p-8f,
+                              0x1p-149f,
+                              0x1p-134f,
+                              3 * 0x1p-134f,
+                              -0x1p-133f,
+                              std::numeric_limits<float>::max(),
+                              -std::numeric_limits<float>::max(),
+                              0x1.fep127f,
+                              0x1.fefffep127f,
+                              0x1.ffp127f,
+                              std::numeric_limits<float>::infinity(),
+                              -std::numeric_limits<float>::infinity()};
     for (int i = 0; i < 100000; i++) {
         const auto bits = static_cast<uint32_t>(random());
         float value;
@@ -258,7 +278,8 @@ TEST_F(Rows, SegmentMeanGradientIsTheDerivative) {
     const auto [offsets, rows] = segments(S, T);
     const auto in = doubles(normal(T * D)), dout = doubles(normal(S * D));
     const auto analytic = mean_gradient(dout, offsets, rows, T, D);
-    const auto numeric = differences(in, [&, &o = offsets, &r = rows](const auto& at) { return inner(dout, mean(at, o, r, D)); });
+    const auto numeric =
+        differences(in, [&, &o = offsets, &r = rows](const auto& at) { return inner(dout, mean(at, o, r, D)); });
     for (size_t i = 0; i < analytic.size(); i++) EXPECT_NEAR(numeric[i], analytic[i], 1e-8);
 }
 
@@ -271,11 +292,11 @@ TEST_F(Rows, BadSegmentsAreRefused) {
     for (const Bad& bad : {Bad{{0, 0, 2}, {0, 1}}, Bad{{0, 2, 1}, {0, 1}}, Bad{{-1, 1, 2}, {0, 1}}, Bad{{0, 1, 3}, {0, 1}},
                            Bad{{0, 1, 2}, {0, 4}}, Bad{{0, 1, 2}, {-1, 0}}}) {
         const auto *out = floats(garbage, {2, D}), *din = floats(gradients, {T, D});
-        EXPECT_EQ(HLLM_INVALID_ARGUMENT, hllm_segment_mean_forward(context, out, floats(normal(T * D), {T, D}), ints(bad.offsets),
-                                                                   ints(bad.rows)));
+        EXPECT_EQ(HLLM_INVALID_ARGUMENT,
+                  hllm_segment_mean_forward(context, out, floats(normal(T * D), {T, D}), ints(bad.offsets), ints(bad.rows)));
         EXPECT_NE(nullptr, std::strstr(hllm_error_message(), "segment_mean_forward")) << hllm_error_message();
-        EXPECT_EQ(HLLM_INVALID_ARGUMENT, hllm_segment_mean_backward(context, din, floats(normal(2 * D), {2, D}),
-                                                                    ints(bad.offsets), ints(bad.rows)));
+        EXPECT_EQ(HLLM_INVALID_ARGUMENT,
+                  hllm_segment_mean_backward(context, din, floats(normal(2 * D), {2, D}), ints(bad.offsets), ints(bad.rows)));
         EXPECT_NE(nullptr, std::strstr(hllm_error_message(), "segment_mean_backward")) << hllm_error_message();
         expect_same_bits(read(out), garbage, "out untouched");
         expect_same_bits(read(din), gradients, "din untouched");
@@ -329,7 +350,8 @@ TEST_F(Rows, SameBitsOnAnyTeam) {
     same("gather", {T, D}, 0, [&](auto* out) { return hllm_gather_rows(context, out, table, rows); });
     same("scatter", {V, D}, 1, [&](auto* out) { return hllm_scatter_add_rows(context, out, in, rows); });
     same("mean", {V, D}, 0, [&](auto* out) { return hllm_segment_mean_forward(context, out, in, offsets, members); });
-    same("mean gradient", {T, D}, 0, [&](auto* out) { return hllm_segment_mean_backward(context, out, table, offsets, members); });
+    same("mean gradient", {T, D}, 0,
+         [&](auto* out) { return hllm_segment_mean_backward(context, out, table, offsets, members); });
     same("normalise", {T, D}, 0, [&](auto* out) { return hllm_normalize_rows(context, out, in); });
 }
 

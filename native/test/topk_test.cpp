@@ -1,0 +1,236 @@
+#include <limits>
+#include <numeric>
+
+#include "reference.h"
+#include "support.h"
+
+namespace hllm_test {
+namespace {
+
+constexpr float NOTHING = -std::numeric_limits<float>::infinity();
+
+struct Case {
+    int64_t B, N, D;
+    std::vector<std::vector<int32_t>> excluded{};  // per query, or empty: none
+    std::string name() const {
+        return "B " + std::to_string(B) + " N " + std::to_string(N) + " D " + std::to_string(D) +
+               (excluded.empty() ? "" : " excluding");
+    }
+};
+
+// scores[b * N + n], -inf where excluded.
+std::vector<double> score_all(const Case& c, const std::vector<float>& queries, const std::vector<float>& table) {
+    auto scores = product(c.B, c.N, c.D, queries, table, false, true);
+    for (size_t b = 0; b < c.excluded.size(); b++)
+        for (int32_t row : c.excluded[b]) scores[b * c.N + row] = NOTHING;
+    return scores;
+}
+
+class Ranking : public OpTest {
+   protected:
+    // Small integers: inner products are exact, and many are equal.
+    std::vector<float> integers(int64_t n) {
+        std::vector<float> values(n);
+        for (float& value : values) value = static_cast<float>(uniform(-2, 2));
+        return values;
+    }
+    // Unordered, with repetitions; some queries exclude nothing, some all rows.
+    void exclude(Case& c, int64_t most) {
+        for (int64_t b = 0; b < c.B; b++) {
+            std::vector<int32_t> rows;
+            if (b % 7 == 5)
+                for (int64_t row = c.N; row-- > 0;) rows.push_back(static_cast<int32_t>(row));
+            for (int64_t i = b % 4 == 0 ? 0 : uniform(0, most); i > 0; i--)
+                rows.push_back(static_cast<int32_t>(uniform(0, c.N - 1)));
+            if (rows.size() > 1) rows.push_back(rows[0]);
+            c.excluded.push_back(rows);
+        }
+    }
+    struct Exclusion {
+        const hllm_tensor *offsets = nullptr, *rows = nullptr;
+    };
+    Exclusion exclusion(const Case& c) {
+        if (c.excluded.empty()) return {};
+        std::vector<int32_t> offsets{0}, rows;
+        for (const auto& list : c.excluded) {
+            rows.insert(rows.end(), list.begin(), list.end());
+            offsets.push_back(static_cast<int32_t>(rows.size()));
+        }
+        return {ints(offsets), ints(rows)};
+    }
+
+    struct Top {
+        std::vector<float> scores;
+        std::vector<int32_t> rows;
+    };
+    Top topk(const Case& c, int64_t K, const std::vector<float>& queries, const std::vector<float>& table, int64_t gap = 0) {
+        const auto e = exclusion(c);
+        const auto *scores = output({c.B, K}, NAN, gap), *rows = ints(std::vector<int32_t>(c.B * K, 77), {c.B, K}, 2 * gap);
+        EXPECT_EQ(HLLM_OK, hllm_topk(context, scores, rows, floats(queries, {c.B, c.D}, gap),
+                                     floats(table, {c.N, c.D}, 2 * gap), e.offsets, e.rows))
+            << hllm_error_message();
+        return {read(scores), read_ints(rows)};
+    }
+    std::vector<int32_t> rank(const Case& c, const std::vector<int32_t>& targets, const std::vector<float>& queries,
+                              const std::vector<float>& table, int64_t gap = 0) {
+        const auto e = exclusion(c);
+        const auto* ranks = ints(std::vector<int32_t>(c.B, 77));
+        EXPECT_EQ(HLLM_OK, hllm_rank(context, ranks, floats(queries, {c.B, c.D}, gap), floats(table, {c.N, c.D}, 2 * gap),
+                                     ints(targets), e.offsets, e.rows))
+            << hllm_error_message();
+        return read_ints(ranks);
+    }
+
+    void compare(const Case& c, const std::vector<int64_t>& ks) {
+        const auto queries = integers(c.B * c.D), table = integers(c.N * c.D);
+        const auto all = score_all(c, queries, table);
+        for (int64_t K : ks) {
+            Top expected{std::vector<float>(c.B * K, NOTHING), std::vector<int32_t>(c.B * K, -1)};
+            for (int64_t b = 0; b < c.B; b++) {
+                const double* scores = all.data() + b * c.N;
+                std::vector<int32_t> order(c.N);
+                std::iota(order.begin(), order.end(), 0);
+                std::stable_sort(order.begin(), order.end(), [&](int32_t i, int32_t j) { return scores[i] > scores[j]; });
+                for (int64_t i = 0; i < std::min(K, c.N) && scores[order[i]] > NOTHING; i++) {
+                    expected.rows[b * K + i] = order[i];
+                    expected.scores[b * K + i] = static_cast<float>(scores[order[i]]);
+                }
+            }
+            const Top top = topk(c, K, queries, table, 1);
+            if (expected.rows.empty()) continue;
+            EXPECT_EQ(expected.rows, top.rows) << c.name() << " K " << K;
+            EXPECT_EQ(expected.scores, top.scores) << c.name() << " K " << K;
+        }
+        std::vector<int32_t> targets, expected;
+        for (int64_t b = 0; b < c.B; b++) {
+            targets.push_back(static_cast<int32_t>(uniform(0, c.N - 1)));
+            const double* scores = all.data() + b * c.N;
+            const double target = scores[targets[b]];
+            const auto higher = std::count_if(scores, scores + c.N, [&](double score) { return score > target; });
+            expected.push_back(static_cast<int32_t>(1 + (target > NOTHING ? higher : c.N)));
+        }
+        EXPECT_EQ(expected, rank(c, targets, queries, table, 1)) << c.name();
+    }
+};
+
+// ---- Tests ----
+
+TEST_F(Ranking, ExactWithTies) {
+    for (int64_t N : {1, 5, 64, 65, 127, 128, 129, 400})
+        for (int64_t B : {1, 3, 15, 17, 64, 65}) {
+            Case c{B, N, 6};
+            compare(c, {1, 5, 50});
+            exclude(c, 20);
+            compare(c, {1, 5, N, N + 3});
+        }
+}
+
+TEST_F(Ranking, BlocksOfQueriesAndTilesOfTheTable) {
+    for (const auto& [B, N] :
+         {std::pair<int64_t, int64_t>{300, 2300}, {257, 2049}, {256, 2048}, {5, 4100}, {1, 9000}, {513, 70}}) {
+        Case c{B, N, 9};
+        compare(c, {10});
+        exclude(c, 60);
+        compare(c, {20});
+    }
+}
+
+TEST_F(Ranking, Widths) {
+    for (int64_t D : {1, 2, 16, 33, 577}) compare({20, 300, D}, {7});
+}
+
+TEST_F(Ranking, EveryRowExcluded) {
+    Case c{3, 40, 4};
+    std::vector<int32_t> rows(c.N);
+    std::iota(rows.begin(), rows.end(), 0);
+    c.excluded.assign(c.B, rows);
+    const auto top = topk(c, 4, normal(c.B * c.D), normal(c.N * c.D));
+    EXPECT_EQ(std::vector<float>(12, NOTHING), top.scores);
+    EXPECT_EQ(std::vector<int32_t>(12, -1), top.rows);
+    EXPECT_EQ(std::vector<int32_t>(3, 41), rank(c, {0, 20, 39}, normal(c.B * c.D), normal(c.N * c.D)));
+}
+
+TEST_F(Ranking, NothingToDo) {
+    EXPECT_TRUE(topk({0, 10, 4}, 3, {}, normal(40)).rows.empty());
+    EXPECT_TRUE(topk({2, 10, 4}, 0, normal(8), normal(40), 1).rows.empty());
+    EXPECT_EQ(std::vector<int32_t>(6, -1), topk({2, 0, 4}, 3, normal(8), {}, 1).rows);
+    EXPECT_TRUE(rank({0, 10, 4}, {}, {}, normal(40)).empty());
+}
+
+// Rounded scores: the position of a row in the list is its rank, and alone a query gets the same bits as among many.
+TEST_F(Ranking, ListsAndRanksAgree) {
+    for (int64_t N : {50, 100, 2100}) {
+        Case c{270, N, 64};
+        const auto queries = normal(c.B * c.D), table = normal(c.N * c.D);
+        const int64_t K = 30;
+        const Top top = topk(c, K, queries, table);
+        const auto all = score_all(c, queries, table);
+        for (int64_t i = 0; i < c.B * K; i++) ASSERT_NEAR(all[i / K * N + top.rows[i]], top.scores[i], 1e-4);
+        for (int64_t place : {0, 7, 29}) {
+            std::vector<int32_t> targets;
+            for (int64_t b = 0; b < c.B; b++) {
+                targets.push_back(top.rows[b * K + place]);
+                // Equal neighbours would rank higher than their place.
+                ASSERT_TRUE(place == 0 || top.scores[b * K + place] < top.scores[b * K + place - 1]);
+            }
+            EXPECT_EQ(std::vector<int32_t>(c.B, static_cast<int32_t>(place + 1)), rank(c, targets, queries, table));
+        }
+        for (int64_t b : {0, 100, 269}) {
+            const Top alone = topk({1, N, c.D}, K, {queries.begin() + b * c.D, queries.begin() + (b + 1) * c.D}, table);
+            expect_same_bits(alone.scores, {top.scores.begin() + b * K, top.scores.begin() + (b + 1) * K}, "alone");
+            EXPECT_TRUE(std::equal(alone.rows.begin(), alone.rows.end(), top.rows.begin() + b * K));
+        }
+    }
+}
+
+TEST_F(Ranking, ABrokenModelDoesNotRankWell) {
+    Case c{2, 30, 4};
+    auto queries = normal(c.B * c.D);
+    queries[1] = NAN;
+    const auto table = normal(c.N * c.D);
+    EXPECT_GE(rank(c, {3, 3}, queries, table)[0], 30);
+    EXPECT_EQ(-1, topk(c, 5, queries, table).rows[0]);
+}
+
+TEST_F(Ranking, BadIndicesAreRefused) {
+    const int64_t B = 2, N = 5, D = 3, K = 2;
+    const auto *queries = floats(normal(B * D), {B, D}), *table = floats(normal(N * D), {N, D});
+    const auto *scores = output({B, K}, 9), *rows = ints(std::vector<int32_t>(B * K, 9), {B, K}), *ranks = ints({9, 9});
+    auto refused = [&](std::vector<int32_t> targets, std::vector<int32_t> offsets, std::vector<int32_t> excluded,
+                       const char* what) {
+        const auto *o = ints(offsets), *e = ints(excluded);
+        if (targets.empty()) {
+            targets = {0, 1};
+            EXPECT_EQ(HLLM_INVALID_ARGUMENT, hllm_topk(context, scores, rows, queries, table, o, e)) << what;
+            EXPECT_NE(nullptr, std::strstr(hllm_error_message(), what)) << hllm_error_message();
+        }
+        EXPECT_EQ(HLLM_INVALID_ARGUMENT, hllm_rank(context, ranks, queries, table, ints(targets), o, e)) << what;
+        EXPECT_NE(nullptr, std::strstr(hllm_error_message(), what)) << hllm_error_message();
+    };
+    refused({}, {0, 1, 2}, {0, 5}, "excluded_rows[1] is 5");
+    refused({}, {0, 1, 2}, {-1, 4}, "excluded_rows[0] is -1");
+    refused({}, {0, 1, 3}, {0, 1}, "excluded_offsets");
+    refused({}, {0, 2, 1}, {0, 1}, "excluded_offsets");
+    refused({}, {-1, 1, 2}, {0, 1}, "excluded_offsets");
+    refused({0, 5}, {0, 1, 2}, {0, 1}, "targets[1] is 5");
+    refused({-1, 0}, {0, 1, 2}, {0, 1}, "targets[0] is -1");
+    EXPECT_EQ(std::vector<float>(B * K, 9), read(scores));
+    EXPECT_EQ(std::vector<int32_t>(B * K, 9), read_ints(rows));
+    EXPECT_EQ(std::vector<int32_t>(B, 9), read_ints(ranks));
+}
+
+TEST_F(Ranking, SameBitsOnAnyTeam) {
+    for (const auto& [B, N] : {std::pair<int64_t, int64_t>{300, 2500}, {3, 5000}}) {
+        Case c{B, N, 33};
+        exclude(c, 50);
+        const auto queries = normal(B * c.D), table = normal(N * c.D);
+        std::vector<int32_t> targets(B);
+        for (int32_t& target : targets) target = static_cast<int32_t>(uniform(0, N - 1));
+        expect_same_on_any_team("scores", [&] { return topk(c, 50, queries, table).scores; });
+        expect_same_on_any_team("rows", [&] { return topk(c, 50, queries, table).rows; });
+        expect_same_on_any_team("ranks", [&] { return rank(c, targets, queries, table); });
+    }
+}
+
+}  // namespace
+}  // namespace hllm_test
