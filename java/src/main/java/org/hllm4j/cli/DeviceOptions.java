@@ -19,18 +19,30 @@ final class DeviceOptions {
             description = "What computes: cpu. Default: ${DEFAULT-VALUE}.")
     private String device = "cpu";
 
+    private int threads;
+    private DType storage = DType.F32;
+
     @Option(
             names = "--threads",
             paramLabel = "N",
-            description = "Compute threads; 0: as many as the process may use. Results do not change. Default:"
-                    + " ${DEFAULT-VALUE}.")
-    private int threads;
+            description = "Compute threads; 0: as many as the process may use. Results do not change. Default: 0.")
+    void threads(int count) {
+        if (count < 0) {
+            throw new ParameterException(spec.commandLine(), "--threads is " + count + ", expected at least 0");
+        }
+        threads = count;
+    }
 
     @Option(
             names = "--dtype",
             paramLabel = "TYPE",
             description = "How matrices are stored: f32, or bf16 (half the memory, for inference only). Default: f32.")
-    private DType dtype = DType.F32;
+    void dtype(DType type) {
+        if (type == DType.I32) {
+            throw new ParameterException(spec.commandLine(), "--dtype is i32, expected f32 or bf16");
+        }
+        storage = type;
+    }
 
     /** Opens the device; the caller closes it. */
     Context open() {
@@ -40,9 +52,6 @@ final class DeviceOptions {
 
     /** Applies --threads, which holds for the whole process. */
     void useThreads() {
-        if (threads < 0) {
-            throw new ParameterException(spec.commandLine(), "--threads is " + threads + ", expected at least 0");
-        }
         Context.threads(threads);
     }
 
@@ -51,14 +60,11 @@ final class DeviceOptions {
     }
 
     DType storage() {
-        if (dtype == DType.I32) {
-            throw new ParameterException(spec.commandLine(), "--dtype is i32, expected f32 or bf16");
-        }
-        return dtype;
+        return storage;
     }
 
     void requireTraining() {
-        if (storage() != DType.F32) {
+        if (storage != DType.F32) {
             throw new HllmException("--dtype bf16 stores weights for inference; training keeps float32 weights: use "
                     + "--dtype f32 here, and bf16 with evaluate, recommend or embed");
         }

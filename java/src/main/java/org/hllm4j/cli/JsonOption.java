@@ -1,11 +1,14 @@
 package org.hllm4j.cli;
 
 import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.core.type.TypeReference;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.SerializationFeature;
+import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.Map;
+import org.hllm4j.HllmException;
 import org.hllm4j.weights.PendingFile;
 import picocli.CommandLine.Option;
 
@@ -19,6 +22,14 @@ final class JsonOption {
     void write(Map<String, ?> results) {
         if (file != null) {
             write(file, results);
+        }
+    }
+
+    static Map<String, ?> read(Path file) {
+        try {
+            return JSON.readValue(file.toFile(), new TypeReference<>() {});
+        } catch (IOException e) {
+            throw new HllmException(file + ": cannot be read: " + e, e);
         }
     }
 

@@ -66,12 +66,12 @@ public final class Main {
                 .setOut(out)
                 .setErr(err)
                 .setCaseInsensitiveEnumValuesAllowed(true)
-                .setUsageHelpAutoWidth(true)
+                .setUsageHelpWidth(100)
                 .setExpandAtFiles(false)
                 .setParameterExceptionHandler(Main::wrongUsage)
                 .setExecutionExceptionHandler((error, command, parsed) -> main.failed(error, err));
         try {
-            return commandLine.execute(args);
+            return commandLine.execute(args.length == 0 ? new String[] {"--help"} : args);
         } catch (OutOfMemoryError e) {
             return main.failed(
                     new HllmException("the Java heap is full (" + Runtime.getRuntime().maxMemory() / 1_000_000

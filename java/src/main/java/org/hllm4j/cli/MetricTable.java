@@ -21,6 +21,7 @@ record MetricTable(Map<Split, RankingMetrics> hllm, Map<Split, RankingMetrics> p
     String text() {
         StringBuilder text = new StringBuilder();
         hllm.forEach((split, metrics) -> {
+            text.append(text.isEmpty() ? "" : System.lineSeparator());
             text.append(String.format(
                     Locale.ROOT, "%s, %d users, in percent%n%-10s", name(split), metrics.users(), ""));
             for (String kind : List.of("R", "N")) {
@@ -44,12 +45,13 @@ record MetricTable(Map<Split, RankingMetrics> hllm, Map<Split, RankingMetrics> p
     /** Fractions, by split, method and metric. */
     Map<String, Object> asMap() {
         Map<String, Object> map = new LinkedHashMap<>();
-        hllm.forEach((split, metrics) -> map.put(
-                name(split),
-                Map.of(
-                        "users", metrics.users(),
-                        "hllm", metrics.asMap(),
-                        "popularity", popularity.get(split).asMap())));
+        hllm.forEach((split, metrics) -> {
+            Map<String, Object> methods = new LinkedHashMap<>();
+            methods.put("hllm", metrics.asMap());
+            methods.put("popularity", popularity.get(split).asMap());
+            map.put(name(split), methods);
+        });
+        map.put("users", hllm.values().iterator().next().users());
         return map;
     }
 

@@ -88,8 +88,19 @@ final class StartOptions {
             throw new ParameterException(
                     spec.commandLine(), "Missing required option: '--llm=PATH' (or --item-llm and --user-llm)");
         }
+        requireAtLeast(0, "--item-layers", itemLayers);
+        requireAtLeast(0, "--user-layers", userLayers);
+        requireAtLeast(1, "--max-text-length", maxTextLength);
+        requireAtLeast(1, "--max-history", maxHistory);
         return new Start(
                 item, user, itemInit, userInit, freeze, itemLayers, userLayers, pooling, maxTextLength, maxHistory,
                 textKeys, seed);
+    }
+
+    private void requireAtLeast(int least, String option, int value) {
+        if (value < least) {
+            throw new ParameterException(
+                    spec.commandLine(), option + " is " + value + ", expected at least " + least);
+        }
     }
 }

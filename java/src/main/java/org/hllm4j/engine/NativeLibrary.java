@@ -14,7 +14,7 @@ import org.hllm4j.bindings.Hllm;
  *
  * <ol>
  *   <li>the system property {@code hllm.library}, an absolute path; where it is set, nothing else is tried
- *   <li>the resource {@code /org/hllm4j/native/linux-<arch>/libhllm.so} (arch: x86_64, aarch64)
+ *   <li>the resource {@code org/hllm4j/native/linux-<arch>/libhllm.so} (arch: x86_64, aarch64)
  *   <li>{@code build/libhllm.so} of the source checkout that holds the working directory
  * </ol>
  */
@@ -86,10 +86,11 @@ final class NativeLibrary {
     }
 
     private static boolean tryResource(List<String> tried) {
-        String name = "/org/hllm4j/native/linux-" + arch() + "/" + FILE;
-        try (InputStream in = NativeLibrary.class.getResourceAsStream(name)) {
+        String name = "org/hllm4j/native/linux-" + arch() + "/" + FILE;
+        // Of the class loader: as a module, this class would look into its own jar only, and the library has another.
+        try (InputStream in = NativeLibrary.class.getClassLoader().getResourceAsStream(name)) {
             if (in == null) {
-                tried.add("resource " + name + ": not in this jar");
+                tried.add("resource " + name + ": in no jar");
                 return false;
             }
             Path folder = Files.createTempDirectory("hllm4j-"); // readable and writable by this user only

@@ -1,12 +1,17 @@
 package org.hllm4j.run;
 
+import java.nio.FloatBuffer;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Iterator;
 import java.util.List;
+import java.util.Map;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.nn.Parameter;
+import org.hllm4j.weights.Npy;
 import org.hllm4j.weights.PendingFile;
+import org.hllm4j.weights.SafetensorsWriter;
 import org.hllm4j.weights.StoredType;
 import org.hllm4j.weights.TensorInfo;
 import org.hllm4j.weights.TorchCheckpointWriter;
@@ -39,6 +44,38 @@ public final class Export {
             for (Parameter parameter : model.parameters().all()) {
                 RunFolder.append(writer, parameter.name(), parameter.value());
             }
+        }
+    }
+
+    /**
+     * Vectors and their ids: {@code NAME.npy} and {@code NAME.safetensors} (a tensor of that name), both float32 [n, D],
+     * and {@code NAME.ids} (see {@link IdFile}).
+     *
+     * @param pieces the vectors in the order of the ids, any number of whole ones at a time
+     * @param metadata of the safetensors file: what the vectors belong to
+     */
+    public static void vectors(
+            Path folder,
+            String name,
+            List<String> ids,
+            int width,
+            Iterator<FloatBuffer> pieces,
+            Map<String, String> metadata) {
+        RunFolder.create(folder);
+        TensorInfo info = new TensorInfo(name, StoredType.F32, new long[] {ids.size(), width});
+        try (Npy.Writer npy = Npy.create(folder.resolve(name + ".npy"), ids.size(), width);
+                SafetensorsWriter tensors =
+                        SafetensorsWriter.create(folder.resolve(name + ".safetensors"), List.of(info), metadata)) {
+            long row = 0;
+            while (pieces.hasNext()) {
+                FloatBuffer piece = pieces.next();
+                int rows = piece.remaining() / width;
+                npy.write(row, piece.duplicate());
+                tensors.append(name, piece);
+                row += rows;
+            }
+            IdFile.write(folder.resolve(name + ".ids"), ids);
+            npy.finish();
         }
     }
 

@@ -51,6 +51,8 @@ public final class RunFolder {
     private static final int CHUNK = 1 << 20; // elements
     private static final String ITEM_MODEL = "item_llm.model.";
     private static final String USER_MODEL = "user_llm.model.";
+    private static final String TRAINED = "(manifest|summary|quickstart)\\.json|steps\\.jsonl|items\\.safetensors|model-\\d+"
+            + "|checkpoint-\\d+\\.safetensors|events\\.out\\.tfevents\\..*";
 
     private final Path path;
 
@@ -282,6 +284,18 @@ public final class RunFolder {
     }
 
     // ---- House-keeping ----------------------------------------------------------------------------------------------
+
+    /** Deletes what a training leaves here, so that the next one begins anew; other files stay. */
+    public void clear() {
+        if (!Files.exists(path)) {
+            return;
+        }
+        try (Stream<Path> files = Files.list(path)) {
+            files.filter(f -> f.getFileName().toString().matches(TRAINED)).toList().forEach(RunFolder::delete);
+        } catch (IOException e) {
+            throw new HllmException(path + ": cannot be listed: " + e, e);
+        }
+    }
 
     private void removeOldModels(String current) {
         try (Stream<Path> files = Files.list(path)) {

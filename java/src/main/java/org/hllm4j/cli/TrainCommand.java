@@ -1,0 +1,155 @@
+package org.hllm4j.cli;
+
+import java.nio.file.Path;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.stream.Collectors;
+import org.hllm4j.data.Dataset;
+import org.hllm4j.engine.Context;
+import org.hllm4j.run.RunFolder;
+import org.hllm4j.run.Start;
+import org.hllm4j.train.TrainOptions;
+import org.hllm4j.train.TrainingPlan;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+
+@Command(
+        name = "train",
+        description = "Trains an HLLM from a pretrained LLM, items and interactions; leaves a run folder.",
+        footer = {
+            "  hllm train --llm SmolLM2-135M.gguf --items items.csv --interactions log.csv.gz --out run",
+            "  hllm train ... --item-layers 6 --user-layers 6 --lr 3e-4 --epochs 3",
+            "  hllm train ... --plan         memory, disk and steps; trains nothing",
+            "Interrupted (Ctrl-C), it writes a checkpoint; the same command continues."
+        })
+final class TrainCommand extends Subcommand {
+    @Mixin
+    private StartOptions start;
+
+    @Mixin
+    private ItemOptions items;
+
+    @Mixin
+    private LogOptions log;
+
+    @Option(names = "--out", required = true, paramLabel = "DIR", description = "The run folder.")
+    private Path out;
+
+    @Option(names = "--restart", description = "Delete what an earlier training left in the run folder.")
+    private boolean restart;
+
+    @Option(names = "--plan", description = "Print the memory, the disk and the steps that this needs, and stop.")
+    private boolean plan;
+
+    @Mixin
+    private TrainingOptions training;
+
+    @Mixin
+    private DeviceOptions device;
+
+    @Mixin
+    private JsonOption json;
+
+    @Override
+    public Integer call() {
+        log.required();
+        TrainOptions options = training.options();
+        Start from = start.start(training.seed);
+        device.requireTraining();
+        if (TrainingRun.finished(out) && !restart && !plan) {
+            out().println(out + " holds a finished training: nothing to do. --restart trains again, "
+                    + "`hllm evaluate --run " + out + " ...` shows how good it is.");
+            json.write(TrainingRun.summary(out));
+            return Main.OK;
+        }
+        try (Progress progress = progress()) {
+            Dataset data = from.dataset(items.items, log.interactions, log.missing, null);
+            TrainingPlan needs = TrainingPlan.of(from, options, data, out);
+            if (plan) {
+                out().println(text(needs));
+                json.write(needs.asMap());
+                return Main.OK;
+            }
+            if (needs.freeBytes() < needs.disk()) {
+                progress.say("Warning: " + out + " may take " + needs.disk() / 1_000_000 + " MB, and "
+                        + needs.freeBytes() / 1_000_000 + " MB are free there");
+            }
+            progress.say(data.catalogue().size() + " items, " + data.interactions().users() + " users, "
+                    + data.interactions().size() + " events");
+            try (Context context = device.open()) {
+                if (restart) {
+                    new RunFolder(out).clear();
+                }
+                Map<String, Object> summary =
+                        new TrainingRun(from, options, out).execute(context, data, progress, again(spec()));
+                json.write(summary);
+                return (boolean) summary.get("finished") ? done(summary) : Main.INTERRUPTED;
+            }
+        }
+    }
+
+    private static String text(TrainingPlan plan) {
+        return String.format(
+                Locale.ROOT,
+                """
+                Steps        %d
+                Parameters   %.1f million trained, %.1f million frozen
+                Memory       %s, and about 300 MB for Java
+                  parameters      %s
+                  gradients       %s
+                  AdamW moments   %s
+                  activations     %s (estimated; --max-rows bounds it)
+                  item vectors    %s
+                Disk         %s at most (%s are free)
+                  checkpoint      %s, up to 3 at a time
+                  model           %s, up to 2 at a time""",
+                plan.steps(),
+                plan.trained() / 1e6,
+                plan.frozen() / 1e6,
+                size(plan.memory()),
+                size(plan.parameters()),
+                size(plan.gradients()),
+                size(plan.moments()),
+                size(plan.activations()),
+                size(2 * plan.vectors()),
+                size(plan.disk()),
+                size(plan.freeBytes()),
+                size(plan.checkpoint()),
+                size(plan.parameters()));
+    }
+
+    private static String size(long bytes) {
+        return bytes < 1_000_000_000L
+                ? String.format(Locale.ROOT, "%.0f MB", bytes / 1e6)
+                : String.format(Locale.ROOT, "%.1f GB", bytes / 1e9);
+    }
+
+    private int done(Map<String, Object> summary) {
+        out().println(String.format(
+                Locale.ROOT,
+                "Trained %d steps in %s. The run is in %s%nNext:%n  hllm evaluate --run %s --items %s --interactions %s",
+                (long) summary.get("steps"),
+                Progress.duration((double) summary.get("seconds")),
+                out,
+                quoted(out.toString()),
+                quoted(items.items.toString()),
+                quoted(log.interactions.toString())));
+        return Main.OK;
+    }
+
+    /** The command that continues: this one, without the option that would begin again. */
+    static String again(CommandSpec spec) {
+        List<String> arguments = spec.root().commandLine().getParseResult().originalArgs();
+        return "hllm " + arguments.stream()
+                .filter(a -> !a.equals("--restart"))
+                .map(TrainCommand::quoted)
+                .collect(Collectors.joining(" "));
+    }
+
+    static String quoted(String argument) {
+        return argument.matches("[\\w@%+=:,./-]+") ? argument : "'" + argument.replace("'", "'\\''") + "'";
+    }
+}

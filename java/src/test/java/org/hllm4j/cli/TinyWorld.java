@@ -1,0 +1,137 @@
+package org.hllm4j.cli;
+
+import java.io.IOException;
+import java.io.PrintWriter;
+import java.io.StringWriter;
+import java.io.UncheckedIOException;
+import java.nio.FloatBuffer;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.Random;
+import org.hllm4j.weights.SafetensorsWriter;
+import org.hllm4j.weights.StoredType;
+import org.hllm4j.weights.TensorInfo;
+
+/** A random Llama, an invented catalogue and an invented log, small enough to train within a second. */
+record TinyWorld(Path llm, Path items, Path interactions) {
+    static final int ITEMS = 60;
+    static final int USERS = 40;
+    static final int WIDTH = 32;
+    private static final int LAYERS = 2;
+    private static final int VOCABULARY = 256;
+    private static final int INTERMEDIATE = 48;
+
+    /** What a command printed, and its exit code. */
+    record Ran(int code, String out, String err) {}
+
+    static Ran run(Object... arguments) {
+        StringWriter out = new StringWriter();
+        StringWriter err = new StringWriter();
+        String[] texts = new String[arguments.length];
+        for (int i = 0; i < texts.length; i++) {
+            texts[i] = arguments[i].toString();
+        }
+        int code = Main.run(new PrintWriter(out, true), new PrintWriter(err, true), texts);
+        return new Ran(code, out.toString(), err.toString());
+    }
+
+    static TinyWorld in(Path folder) {
+        long seed = 11;
+        System.out.println("seed " + seed);
+        Random random = new Random(seed);
+        try {
+            Path llm = Files.createDirectories(folder.resolve("llm"));
+            Files.writeString(llm.resolve("config.json"), config());
+            Files.writeString(llm.resolve("tokenizer.json"), tokenizer());
+            weights(llm.resolve("model.safetensors"), random);
+            return new TinyWorld(
+                    llm,
+                    Files.writeString(folder.resolve("items.csv"), itemsCsv()),
+                    Files.writeString(folder.resolve("interactions.csv"), interactionsCsv(random)));
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+    }
+
+    /** Items of three kinds. */
+    private static String itemsCsv() {
+        StringBuilder csv = new StringBuilder("item_id,title,tag\n");
+        for (int i = 0; i < ITEMS; i++) {
+            csv.append("i%d,\"Story %d, part %d\",%s\n".formatted(i, i % 20, i / 20, List.of("sea", "war", "love").get(i % 3)));
+        }
+        return csv.toString();
+    }
+
+    /** Every user keeps to one kind; user 0 has two events only. */
+    private static String interactionsCsv(Random random) {
+        StringBuilder csv = new StringBuilder("user_id,item_id,timestamp\n");
+        for (int user = 0; user < USERS; user++) {
+            int events = user == 0 ? 2 : 5 + random.nextInt(8);
+            for (int e = 0; e < events; e++) {
+                csv.append("u%d,i%d,%d\n".formatted(user, 3 * random.nextInt(ITEMS / 3) + user % 3, 1000 + e));
+            }
+        }
+        return csv.toString();
+    }
+
+    private static String config() {
+        return """
+                {"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_act":"silu","hidden_size":%d,
+                 "intermediate_size":%d,"num_attention_heads":4,"num_key_value_heads":2,"head_dim":8,
+                 "num_hidden_layers":%d,"vocab_size":%d,"rms_norm_eps":1e-5,"rope_theta":10000.0,
+                 "max_position_embeddings":256,"initializer_range":0.02,"tie_word_embeddings":true,
+                 "attention_bias":false,"mlp_bias":false,"torch_dtype":"float32"}"""
+                .formatted(WIDTH, INTERMEDIATE, LAYERS, VOCABULARY);
+    }
+
+    private static void weights(Path file, Random random) {
+        List<TensorInfo> infos = new ArrayList<>();
+        infos.add(tensor("embed_tokens.weight", VOCABULARY, WIDTH));
+        for (int i = 0; i < LAYERS; i++) {
+            String layer = "layers." + i + ".";
+            infos.add(tensor(layer + "input_layernorm.weight", WIDTH));
+            infos.add(tensor(layer + "self_attn.q_proj.weight", WIDTH, WIDTH));
+            infos.add(tensor(layer + "self_attn.k_proj.weight", WIDTH / 2, WIDTH));
+            infos.add(tensor(layer + "self_attn.v_proj.weight", WIDTH / 2, WIDTH));
+            infos.add(tensor(layer + "self_attn.o_proj.weight", WIDTH, WIDTH));
+            infos.add(tensor(layer + "post_attention_layernorm.weight", WIDTH));
+            infos.add(tensor(layer + "mlp.gate_proj.weight", INTERMEDIATE, WIDTH));
+            infos.add(tensor(layer + "mlp.up_proj.weight", INTERMEDIATE, WIDTH));
+            infos.add(tensor(layer + "mlp.down_proj.weight", WIDTH, INTERMEDIATE));
+        }
+        infos.add(tensor("norm.weight", WIDTH));
+        try (SafetensorsWriter writer = SafetensorsWriter.create(file, infos, Map.of("format", "pt"))) {
+            for (TensorInfo info : infos) {
+                float[] values = new float[(int) info.elements()];
+                for (int i = 0; i < values.length; i++) {
+                    values[i] = info.shape().length == 1 ? 1 : 0.2f * (float) random.nextGaussian();
+                }
+                writer.append(info.name(), FloatBuffer.wrap(values));
+            }
+        }
+    }
+
+    private static TensorInfo tensor(String name, long... shape) {
+        return new TensorInfo("model." + name, StoredType.F32, shape);
+    }
+
+    /** Byte-level without merges: the ids of a text are its UTF-8 bytes. */
+    private static String tokenizer() {
+        StringBuilder vocabulary = new StringBuilder();
+        int next = 256;
+        for (int b = 0; b < 256; b++) {
+            // GPT-2's alphabet: printable bytes are themselves, the others follow from U+0100.
+            boolean printable = b >= '!' && b <= '~' || b >= 0xa1 && b <= 0xac || b >= 0xae;
+            vocabulary.append(b == 0 ? "" : ",").append("\"\\u%04x\":%d".formatted(printable ? b : next++, b));
+        }
+        return """
+                {"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
+                 "pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true},
+                 "post_processor":null,"decoder":null,
+                 "model":{"type":"BPE","dropout":null,"unk_token":null,"fuse_unk":false,"vocab":{%s},"merges":[]}}"""
+                .formatted(vocabulary);
+    }
+}
