@@ -10,6 +10,7 @@ build   libblis-serial-dev  header blis-serial/blis.h || header blis/blis.h
 build   libhwy-dev          header hwy/highway.h
 build   python3-venv        python3 -c "import ensurepip"
 test    libgtest-dev        header gtest/gtest.h
+test    pkgconf             command -v pkg-config
 format  clang-format        command -v clang-format
 '
 log=$root/.setup/build.log

@@ -6,7 +6,6 @@ import org.hllm4j.data.Dataset;
 import org.hllm4j.data.MissingText;
 import org.hllm4j.data.Split;
 import org.hllm4j.engine.Context;
-import org.hllm4j.engine.DType;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.run.RunFolder;
 import org.hllm4j.run.Start;
@@ -27,10 +26,9 @@ public final class Quickstart {
         Dataset data = start.dataset(items, interactions, MissingText.ERROR, null);
         try (Context context = Context.open("cpu");
                 Hllm model = start.model(context)) {
-            Trainer.Origin origin = new Trainer.Origin(start.textKeys(), start.tokenizerJson(), start.asMap());
-            Trainer.fit(model, data, TrainOptions.DEFAULTS, run, origin, new TrainListener() {});
+            Trainer.fit(model, data, TrainOptions.DEFAULTS.withEpochs(3), run, start.origin(), TrainListener.SILENT);
         }
-        try (Recommender recommender = Recommender.open(run, data.catalogue(), "cpu", DType.F32, null)) {
+        try (Recommender recommender = Recommender.open(run, data.catalogue())) {
             var metrics = recommender.evaluate(data.interactions(), List.of(Split.TEST), null);
             System.out.println(metrics.get(Split.TEST).asMap());
             int[] history = data.interactions().events(0);

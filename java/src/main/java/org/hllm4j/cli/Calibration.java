@@ -51,7 +51,8 @@ record Calibration(double step, double epochEnd) {
                 }
             }
             long begin = System.nanoTime();
-            CatalogueEncoder.table(model, data.tokens(), CatalogueEncoder.DEFAULT_ROWS, null).close();
+            CatalogueEncoder.table(model, data.tokens(), CatalogueEncoder.DEFAULT_ROWS, null)
+                    .close();
             double encoding = (System.nanoTime() - begin) / 1e9;
             return new Calibration(spent / steps, 1.5 * encoding + saving / SAVED_BYTES_PER_SECOND);
         }

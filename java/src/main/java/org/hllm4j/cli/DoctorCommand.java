@@ -24,10 +24,10 @@ final class DoctorCommand extends Subcommand {
     private static final long GB = 1_000_000_000;
 
     /** The smallest tokenizer there is, to see whether its library loads. */
-    private static final String TOKENIZER =
-            """
-            {"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,"pre_tokenizer":null,
-             "post_processor":null,"decoder":null,"model":{"type":"WordLevel","vocab":{"a":0},"unk_token":"a"}}""";
+    private static final String TOKENIZER = """
+        {"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,"pre_tokenizer":null,
+         "post_processor":null,"decoder":null,"model":{"type":"WordLevel","vocab":{"a":0},"unk_token":"a"}}\
+        """;
 
     @Mixin
     private JsonOption json;
@@ -55,8 +55,8 @@ final class DoctorCommand extends Subcommand {
 
     @Override
     public Integer call() {
-        List<Check> checks =
-                List.of(java(), nativeLibrary(), tokenizer(), memory(), disk(DemoFiles.defaultCache()), python(), cuda());
+        List<Check> checks = List.of(
+                java(), nativeLibrary(), tokenizer(), memory(), disk(DemoFiles.defaultCache()), python(), cuda());
         checks.forEach(check -> out().println(check.text()));
         json.write(Map.of("checks", checks.stream().map(Check::asMap).toList()));
         return checks.stream().anyMatch(c -> c.required && !c.ok) ? Main.ERROR : Main.OK;
@@ -149,8 +149,8 @@ final class DoctorCommand extends Subcommand {
                 "python3 venv",
                 missing.isEmpty(),
                 false,
-                (missing.isEmpty() ? "there" : "python3 with venv is not there") + "; only quickstart uses it, to fetch its "
-                        + "data",
+                (missing.isEmpty() ? "there" : "python3 with venv is not there")
+                        + "; only quickstart uses it, to fetch its " + "data",
                 "apt-get install python3-venv; or give quickstart your own --items, --interactions and --llm");
     }
 

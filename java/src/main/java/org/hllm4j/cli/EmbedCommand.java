@@ -53,7 +53,8 @@ final class EmbedCommand extends Subcommand {
             names = "--text-keys",
             split = ",",
             paramLabel = "KEY",
-            description = "Columns of items.csv that make an item's text, in this order. Default: title,tag,description.")
+            description =
+                    "Columns of items.csv that make an item's text, in this order. Default: title,tag,description.")
     private List<String> textKeys;
 
     @Option(
@@ -113,7 +114,12 @@ final class EmbedCommand extends Subcommand {
         Manifest manifest = folder.manifest();
         Catalogue catalogue = Catalogue.read(items.items, manifest.textKeys());
         int[][] tokens = limited(Start.tokens(
-                catalogue, manifest.textKeys(), folder.tokenizerJson(), run.toString(), manifest.maxTextLength(), null));
+                catalogue,
+                manifest.textKeys(),
+                folder.tokenizerJson(),
+                run.toString(),
+                manifest.maxTextLength(),
+                null));
         try (Hllm model = folder.load(context, device.storage())) {
             return write(model, catalogue, tokens, manifest.modelHash(), progress);
         }
@@ -136,8 +142,8 @@ final class EmbedCommand extends Subcommand {
                 keys,
                 seed == null ? 1 : seed);
         Catalogue catalogue = Catalogue.read(items.items, keys);
-        int[][] tokens = limited(Start.tokens(
-                catalogue, keys, start.tokenizerJson(), llm.toString(), start.maxTextLength(), null));
+        int[][] tokens = limited(
+                Start.tokens(catalogue, keys, start.tokenizerJson(), llm.toString(), start.maxTextLength(), null));
         try (Hllm model = start.model(context, device.storage())) {
             if (itemToken != null) {
                 model.itemToken(readVector(itemToken));
@@ -164,15 +170,16 @@ final class EmbedCommand extends Subcommand {
 
     private void report(ItemVectors.Result result) {
         out().printf(
-                Locale.ROOT,
-                "%d items, %d tokens in %.2f s: %.1f items/s, %.0f tokens/s (%d token rows computed). Vectors: %s%n",
-                result.items(),
-                result.tokens(),
-                result.seconds(),
-                result.items() / result.seconds(),
-                result.tokens() / result.seconds(),
-                result.rows(),
-                out);
+                        Locale.ROOT,
+                        "%d items, %d tokens in %.2f s: %.1f items/s, %.0f tokens/s (%d token rows computed). Vectors:"
+                                + " %s%n",
+                        result.items(),
+                        result.tokens(),
+                        result.seconds(),
+                        result.items() / result.seconds(),
+                        result.tokens() / result.seconds(),
+                        result.rows(),
+                        out);
         Map<String, Object> map = new LinkedHashMap<>();
         map.put("items", result.items());
         map.put("tokens", result.tokens());

@@ -136,8 +136,9 @@ final class ExportCommand extends Subcommand {
         Iterator<FloatBuffer> pieces = IntStream.iterate(0, at -> at < users, at -> at + USERS)
                 .mapToObj(at -> {
                     int end = Math.min(users, at + USERS);
-                    float[][] vectors = recommender.userVectors(
-                            IntStream.range(at, end).mapToObj(interactions::events).toList());
+                    float[][] vectors = recommender.userVectors(IntStream.range(at, end)
+                            .mapToObj(interactions::events)
+                            .toList());
                     FloatBuffer piece = FloatBuffer.allocate(vectors.length * width);
                     for (float[] vector : vectors) {
                         piece.put(vector);

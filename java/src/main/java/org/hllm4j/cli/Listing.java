@@ -30,14 +30,16 @@ record Listing(String user, int[] history, List<Recommender.Recommendation> reco
     String text(Catalogue catalogue, List<String> textKeys) {
         StringBuilder text = new StringBuilder(user == null ? "History" : "User " + user + ", history");
         int first = Math.max(0, history.length - SHOWN);
-        text.append(first == 0 ? "" : " (the last " + SHOWN + " of " + history.length + ")").append('\n');
+        text.append(first == 0 ? "" : " (the last " + SHOWN + " of " + history.length + ")")
+                .append('\n');
         for (int i = first; i < history.length; i++) {
-            text.append("          ").append(title(catalogue, textKeys, history[i])).append('\n');
+            text.append("          ")
+                    .append(title(catalogue, textKeys, history[i]))
+                    .append('\n');
         }
         text.append("Recommended\n");
         for (Recommender.Recommendation r : recommended) {
-            text.append(String.format(
-                    Locale.ROOT, "  %6.3f  %s%n", r.score(), title(catalogue, textKeys, r.item())));
+            text.append(String.format(Locale.ROOT, "  %6.3f  %s%n", r.score(), title(catalogue, textKeys, r.item())));
         }
         return text.toString();
     }
@@ -49,7 +51,9 @@ record Listing(String user, int[] history, List<Recommender.Recommendation> reco
         }
         map.put(
                 "history",
-                Arrays.stream(history).mapToObj(item -> entry(catalogue, textKeys, item)).toList());
+                Arrays.stream(history)
+                        .mapToObj(item -> entry(catalogue, textKeys, item))
+                        .toList());
         map.put(
                 "recommended",
                 recommended.stream()

@@ -45,10 +45,7 @@ public final class Main {
     static final int USAGE = 2;
     static final int INTERRUPTED = 130;
 
-    @Option(
-            names = "--verbose",
-            scope = ScopeType.INHERIT,
-            description = "Print the stack trace of an error.")
+    @Option(names = "--verbose", scope = ScopeType.INHERIT, description = "Print the stack trace of an error.")
     private boolean verbose;
 
     private Main() {}
@@ -74,8 +71,10 @@ public final class Main {
             return commandLine.execute(args.length == 0 ? new String[] {"--help"} : args);
         } catch (OutOfMemoryError e) {
             return main.failed(
-                    new HllmException("the Java heap is full (" + Runtime.getRuntime().maxMemory() / 1_000_000
-                            + " MB); allow more with JAVA_TOOL_OPTIONS=-Xmx8g", e),
+                    new HllmException(
+                            "the Java heap is full (" + Runtime.getRuntime().maxMemory() / 1_000_000
+                                    + " MB); allow more with JAVA_TOOL_OPTIONS=-Xmx8g",
+                            e),
                     err);
         }
     }

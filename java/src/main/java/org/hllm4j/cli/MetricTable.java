@@ -22,8 +22,8 @@ record MetricTable(Map<Split, RankingMetrics> hllm, Map<Split, RankingMetrics> p
         StringBuilder text = new StringBuilder();
         hllm.forEach((split, metrics) -> {
             text.append(text.isEmpty() ? "" : System.lineSeparator());
-            text.append(String.format(
-                    Locale.ROOT, "%s, %d users, in percent%n%-10s", name(split), metrics.users(), ""));
+            text.append(
+                    String.format(Locale.ROOT, "%s, %d users, in percent%n%-10s", name(split), metrics.users(), ""));
             for (String kind : List.of("R", "N")) {
                 for (int k : RankingMetrics.CUTOFFS) {
                     text.append(String.format("%7s", kind + "@" + k));
@@ -33,7 +33,8 @@ record MetricTable(Map<Split, RankingMetrics> hllm, Map<Split, RankingMetrics> p
             row(text, "HLLM", metrics);
             row(text, "popularity", popularity.get(split));
         });
-        return text.append("R: Recall (hit rate), N: NDCG; every item of the catalogue is ranked").toString();
+        return text.append("R: Recall (hit rate), N: NDCG; every item of the catalogue is ranked")
+                .toString();
     }
 
     private static void row(StringBuilder text, String name, RankingMetrics metrics) {

@@ -4,6 +4,7 @@ import java.io.IOException;
 import java.io.PrintWriter;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.text.DecimalFormat;
 import java.time.Duration;
 import java.util.Locale;
 import java.util.function.LongConsumer;
@@ -69,13 +70,13 @@ final class Progress implements AutoCloseable {
                         .startsFrom(done, Duration.ZERO)
                         .setStyle(ProgressBarStyle.ASCII)
                         .setUpdateIntervalMillis(500)
-                        .showSpeed()
+                        .showSpeed(new DecimalFormat("0.0"))
                         .setConsumer(new ConsoleProgressBarConsumer(System.err))
                         .build();
             }
         }
         if (bar != null) {
-            bar.stepTo(done).setExtraMessage(note);
+            bar.stepTo(done).setExtraMessage(" " + note);
         } else if (now - lastLine >= LINE_NANOS) {
             lastLine = now;
             err.println(line(what, unit, done, total, note, (done - firstDone) / ((now - begin) / 1e9)));
@@ -103,7 +104,9 @@ final class Progress implements AutoCloseable {
 
     static String duration(double seconds) {
         long s = Math.round(seconds);
-        return s < 60 ? s + " s" : s < 3600 ? s / 60 + " min " + s % 60 + " s" : s / 3600 + " h " + s % 3600 / 60 + " min";
+        return s < 60
+                ? s + " s"
+                : s < 3600 ? s / 60 + " min " + s % 60 + " s" : s / 3600 + " h " + s % 3600 / 60 + " min";
     }
 
     /** A line of its own. */

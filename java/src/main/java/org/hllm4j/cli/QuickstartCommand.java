@@ -107,8 +107,9 @@ final class QuickstartCommand extends Subcommand {
                 new RunFolder(folder).clear();
             }
             Dataset data = start.dataset(items, interactions, MissingText.ERROR, null);
-            progress.say(data.catalogue().size() + " items, " + data.interactions().users() + " users, "
-                    + data.interactions().size() + " events");
+            progress.say(
+                    data.catalogue().size() + " items, " + data.interactions().users() + " users, "
+                            + data.interactions().size() + " events");
             try (Context context = device.open()) {
                 TrainOptions options = options(context, start, data, folder, begin, progress);
                 if (TrainingRun.finished(folder)) {
@@ -133,7 +134,8 @@ final class QuickstartCommand extends Subcommand {
         return keys.isEmpty() ? columns.subList(1, columns.size()) : keys;
     }
 
-    // ---- How long to train: decided once per run folder, so that a continuation has the same schedule -----------------
+    // ---- How long to train: decided once per run folder, so that a continuation has the same schedule
+    // -----------------
 
     private TrainOptions options(
             Context context, Start start, Dataset data, Path folder, long begin, Progress progress) {
@@ -184,7 +186,8 @@ final class QuickstartCommand extends Subcommand {
         return recipe.options(epochs, steps);
     }
 
-    // ---- Results --------------------------------------------------------------------------------------------------------
+    // ---- Results
+    // --------------------------------------------------------------------------------------------------------
 
     private void show(Path folder, List<String> keys, Dataset data, Progress progress, boolean ownLlm) {
         Interactions log = data.interactions();
@@ -218,7 +221,8 @@ final class QuickstartCommand extends Subcommand {
             results.put("run", folder.toString());
             results.put("metrics", table.asMap());
             results.put(
-                    "users", listings.stream().map(l -> l.asMap(catalogue, keys)).toList());
+                    "users",
+                    listings.stream().map(l -> l.asMap(catalogue, keys)).toList());
             json.write(results);
         }
     }
@@ -240,18 +244,17 @@ final class QuickstartCommand extends Subcommand {
                 + TrainCommand.quoted(interactions.toString());
         String run = TrainCommand.quoted(folder.toString());
         return """
-                This is a demonstration: the first %d layers of each side, histories of %d events, some minutes of training%s.
-                A real run takes all layers, full-precision start weights, longer histories, more negatives and hours, on a
-                GPU for models of a billion parameters; `hllm train --plan` says what it needs.
+            This is a demonstration: the first %d layers of each side, histories of %d events, some minutes of training%s.
+            A real run takes all layers, full-precision start weights, longer histories, more negatives and hours, on a
+            GPU for models of a billion parameters; `hllm train --plan` says what it needs.
 
-                Saved
-                  %s
-                Try
-                  hllm recommend --run %s --items %s --history ID,ID,...
-                  hllm evaluate --run %s%s
-                  hllm export --run %s%s --out exported
-                """
-                .formatted(
+            Saved
+              %s
+            Try
+              hllm recommend --run %s --items %s --history ID,ID,...
+              hllm evaluate --run %s%s
+              hllm export --run %s%s --out exported
+            """.formatted(
                         recipe.itemLayers(),
                         recipe.maxHistory(),
                         ownLlm ? "" : ",\nand start weights of 4 bits",

@@ -1,7 +1,6 @@
 package org.hllm4j.cli;
 
 import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import org.hllm4j.HllmException;

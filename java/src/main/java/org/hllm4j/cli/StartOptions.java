@@ -59,7 +59,8 @@ final class StartOptions {
     @Option(
             names = "--pooling",
             paramLabel = "HOW",
-            description = "An item's vector: token (the state at [ITEM]) or mean (of its tokens' states). Default: token.")
+            description =
+                    "An item's vector: token (the state at [ITEM]) or mean (of its tokens' states). Default: token.")
     private Pooling pooling = Pooling.TOKEN;
 
     @Option(
@@ -78,7 +79,8 @@ final class StartOptions {
             names = "--text-keys",
             split = ",",
             paramLabel = "KEY",
-            description = "Columns of items.csv that make an item's text, in this order. Default: title,tag,description.")
+            description =
+                    "Columns of items.csv that make an item's text, in this order. Default: title,tag,description.")
     private List<String> textKeys = List.of("title", "tag", "description");
 
     Start start(long seed) {
@@ -93,14 +95,23 @@ final class StartOptions {
         requireAtLeast(1, "--max-text-length", maxTextLength);
         requireAtLeast(1, "--max-history", maxHistory);
         return new Start(
-                item, user, itemInit, userInit, freeze, itemLayers, userLayers, pooling, maxTextLength, maxHistory,
-                textKeys, seed);
+                item,
+                user,
+                itemInit,
+                userInit,
+                freeze,
+                itemLayers,
+                userLayers,
+                pooling,
+                maxTextLength,
+                maxHistory,
+                textKeys,
+                seed);
     }
 
     private void requireAtLeast(int least, String option, int value) {
         if (value < least) {
-            throw new ParameterException(
-                    spec.commandLine(), option + " is " + value + ", expected at least " + least);
+            throw new ParameterException(spec.commandLine(), option + " is " + value + ", expected at least " + least);
         }
     }
 }

@@ -77,8 +77,9 @@ final class TrainCommand extends Subcommand {
                 progress.say("Warning: " + out + " may take " + needs.disk() / 1_000_000 + " MB, and "
                         + needs.freeBytes() / 1_000_000 + " MB are free there");
             }
-            progress.say(data.catalogue().size() + " items, " + data.interactions().users() + " users, "
-                    + data.interactions().size() + " events");
+            progress.say(
+                    data.catalogue().size() + " items, " + data.interactions().users() + " users, "
+                            + data.interactions().size() + " events");
             try (Context context = device.open()) {
                 if (restart) {
                     new RunFolder(out).clear();
@@ -97,7 +98,7 @@ final class TrainCommand extends Subcommand {
                 """
                 Steps        %d
                 Parameters   %.1f million trained, %.1f million frozen
-                Memory       %s, and about 300 MB for Java
+                Memory       %s, and about 500 MB for Java
                   parameters      %s
                   gradients       %s
                   AdamW moments   %s
@@ -105,7 +106,8 @@ final class TrainCommand extends Subcommand {
                   item vectors    %s
                 Disk         %s at most (%s are free)
                   checkpoint      %s, up to 3 at a time
-                  model           %s, up to 2 at a time""",
+                  model           %s, up to 2 at a time\
+                """,
                 plan.steps(),
                 plan.trained() / 1e6,
                 plan.frozen() / 1e6,
@@ -130,7 +132,8 @@ final class TrainCommand extends Subcommand {
     private int done(Map<String, Object> summary) {
         out().println(String.format(
                 Locale.ROOT,
-                "Trained %d steps in %s. The run is in %s%nNext:%n  hllm evaluate --run %s --items %s --interactions %s",
+                "Trained %d steps in %s. The run is in %s%nNext:%n  hllm evaluate --run %s --items %s --interactions"
+                        + " %s",
                 (long) summary.get("steps"),
                 Progress.duration((double) summary.get("seconds")),
                 out,
@@ -143,10 +146,11 @@ final class TrainCommand extends Subcommand {
     /** The command that continues: this one, without the option that would begin again. */
     static String again(CommandSpec spec) {
         List<String> arguments = spec.root().commandLine().getParseResult().originalArgs();
-        return "hllm " + arguments.stream()
-                .filter(a -> !a.equals("--restart"))
-                .map(TrainCommand::quoted)
-                .collect(Collectors.joining(" "));
+        return "hllm "
+                + arguments.stream()
+                        .filter(a -> !a.equals("--restart"))
+                        .map(TrainCommand::quoted)
+                        .collect(Collectors.joining(" "));
     }
 
     static String quoted(String argument) {

@@ -27,10 +27,7 @@ final class TrainingOptions {
                     + " Default: ${DEFAULT-VALUE}.")
     private int maxSteps = DEFAULTS.maxSteps();
 
-    @Option(
-            names = "--batch-users",
-            paramLabel = "N",
-            description = "Sequences per step. Default: ${DEFAULT-VALUE}.")
+    @Option(names = "--batch-users", paramLabel = "N", description = "Sequences per step. Default: ${DEFAULT-VALUE}.")
     private int batchUsers = DEFAULTS.batchUsers();
 
     @Option(

@@ -27,7 +27,11 @@ final class TrainingProgress implements TrainListener {
                 "steps",
                 log.step(),
                 log.steps(),
-                String.format(Locale.ROOT, "epoch %d, loss %.3f", log.epoch(), log.result().loss()));
+                String.format(
+                        Locale.ROOT,
+                        "epoch %d, loss %.3f",
+                        log.epoch(),
+                        log.result().loss()));
     }
 
     @Override

@@ -47,7 +47,7 @@ record TrainingRun(Start start, TrainOptions options, Path folder) {
                                 data,
                                 options,
                                 run,
-                                new Trainer.Origin(start.textKeys(), start.tokenizerJson(), start.asMap()),
+                                start.origin(),
                                 new TrainingProgress(progress, interruption)),
                         data);
             }

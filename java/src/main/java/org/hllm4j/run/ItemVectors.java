@@ -109,7 +109,8 @@ public final class ItemVectors {
         } catch (IOException e) {
             throw new HllmException(record + ": cannot be deleted: " + e, e);
         }
-        long tokenCount = Arrays.stream(leftTokens).mapToLong(t -> t.length + ends).sum();
+        long tokenCount =
+                Arrays.stream(leftTokens).mapToLong(t -> t.length + ends).sum();
         return new Result(left.length, tokenCount, rows, seconds);
     }
 
@@ -118,7 +119,8 @@ public final class ItemVectors {
         return npy.resolveSibling(npy.getFileName().toString().replaceFirst("\\.npy$", "") + ".ids");
     }
 
-    // ---- The record: which rows of the partial file are written, and what they are vectors of ------------------------
+    // ---- The record: which rows of the partial file are written, and what they are vectors of
+    // ------------------------
 
     private void writeRecord() {
         try {

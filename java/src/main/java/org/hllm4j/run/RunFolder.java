@@ -21,7 +21,6 @@ import org.hllm4j.engine.DType;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.model.HllmConfig;
-import org.hllm4j.model.Pooling;
 import org.hllm4j.nn.Parameter;
 import org.hllm4j.text.ItemText;
 import org.hllm4j.weights.ModelConfig;
@@ -158,8 +157,7 @@ public final class RunFolder {
         if (item) {
             write(folder.resolve("model.safetensors"), tensors);
         } else {
-            // Hugging Face classes insist on a word embedding; the User LLM has none.
-            config = config.withVocabSize(1);
+            config = config.withoutWords();
             try (Tensor none = model.context().zeros(DType.F32, 1, config.hiddenSize())) {
                 tensors.put("model.embed_tokens.weight", none);
                 write(folder.resolve("model.safetensors"), tensors);
@@ -321,12 +319,8 @@ public final class RunFolder {
         }
     }
 
-    /** Free bytes where the run is written. */
+    /** Free bytes where the run is written; the folder must be there. */
     public long freeBytes() {
-        try {
-            return Files.getFileStore(path).getUsableSpace();
-        } catch (IOException e) {
-            throw new HllmException(path + ": free space cannot be read: " + e, e);
-        }
+        return path.toFile().getUsableSpace(); // a FileStore needs a mount point, which a chroot may not show
     }
 }

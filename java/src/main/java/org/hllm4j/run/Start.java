@@ -202,6 +202,11 @@ public record Start(
         return tokens;
     }
 
+    /** What a run of this start says about itself. */
+    public Origin origin() {
+        return new Origin(textKeys, tokenizerJson(), asMap());
+    }
+
     /** How the weights started, for a run's manifest; files by name and hash of what identifies them, not by path. */
     public Map<String, Object> asMap() {
         Map<String, Object> map = new LinkedHashMap<>();

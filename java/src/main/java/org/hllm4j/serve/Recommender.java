@@ -51,6 +51,11 @@ public final class Recommender implements AutoCloseable {
         context.ops().normalizeRows(normalised, table);
     }
 
+    /** Loads a run on the CPU, in float32. */
+    public static Recommender open(RunFolder run, Catalogue catalogue) {
+        return open(run, catalogue, "cpu", DType.F32, null);
+    }
+
     /**
      * Loads a run. Item vectors are the run's stored ones where they belong to this catalogue, else they are computed from
      * the catalogue's texts, so that new items and changed catalogues work.

@@ -1,6 +1,5 @@
 package org.hllm4j.train;
 
-import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.stream.IntStream;

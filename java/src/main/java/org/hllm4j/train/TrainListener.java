@@ -4,6 +4,9 @@ import java.util.Map;
 
 /** Told how training goes; called on the training thread. */
 public interface TrainListener {
+    /** Listens to nothing, stops nothing. */
+    TrainListener SILENT = new TrainListener() {};
+
     /** Training continues from a checkpoint after this many steps. */
     default void resumed(long step) {}
 

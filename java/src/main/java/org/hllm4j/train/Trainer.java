@@ -20,6 +20,7 @@ import org.hllm4j.eval.RankingMetrics;
 import org.hllm4j.model.CatalogueEncoder;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.run.Hashes;
+import org.hllm4j.run.Origin;
 import org.hllm4j.run.RunFolder;
 
 /**
@@ -37,15 +38,6 @@ public final class Trainer {
     private final RunFolder run;
     private final Origin origin;
     private final TrainListener listener;
-
-    /**
-     * Where a model comes from: what its run folder has to say beside the weights.
-     *
-     * @param textKeys columns that make an item's text
-     * @param tokenizerJson of the Item LLM
-     * @param start how the weights started: initial models, layers, what is frozen
-     */
-    public record Origin(List<String> textKeys, String tokenizerJson, Map<String, Object> start) {}
 
     /**
      * @param finished false when the listener asked to stop; a checkpoint was written

@@ -58,7 +58,8 @@ public record TrainingPlan(long steps, long trained, long frozen, long activatio
                         new Batches.Settings(
                                 options.batchUsers(), start.maxHistory(), options.negatives(), options.seed()))
                 .batch(0, 0);
-        long positions = Arrays.stream(batch.sequences()).mapToInt(s -> s.length - 1).sum();
+        long positions =
+                Arrays.stream(batch.sequences()).mapToInt(s -> s.length - 1).sum();
         int[][] tokens = IntStream.concat(
                         Arrays.stream(batch.sequences()).flatMapToInt(Arrays::stream), Arrays.stream(batch.negatives()))
                 .distinct()

@@ -78,35 +78,20 @@ public record ModelConfig(
 
     /** The same with another number of blocks. */
     public ModelConfig withLayers(int count) {
-        return with(count, vocabSize);
+        return with(count, vocabSize, tieWordEmbeddings, bosTokenId);
     }
 
-    /** The same shape with the output layer shared with the word embedding, or not. */
+    /** The same with the output layer shared with the word embedding, or not. */
     public ModelConfig withTieWordEmbeddings(boolean tie) {
-        return new ModelConfig(
-                architecture,
-                hiddenSize,
-                intermediateSize,
-                layers,
-                heads,
-                kvHeads,
-                headDim,
-                vocabSize,
-                rmsNormEps,
-                ropeTheta,
-                ropeScaling,
-                maxPositions,
-                initializerRange,
-                tie,
-                bosTokenId);
+        return with(layers, vocabSize, tie, bosTokenId);
     }
 
-    /** The same with another vocabulary size. */
-    public ModelConfig withVocabSize(int size) {
-        return with(layers, size);
+    /** The same for a model whose inputs are vectors: Hugging Face classes insist on a word embedding, here of one word. */
+    public ModelConfig withoutWords() {
+        return with(layers, 1, true, null);
     }
 
-    private ModelConfig with(int layers, int vocabSize) {
+    private ModelConfig with(int layers, int vocabSize, boolean tieWordEmbeddings, Integer bosTokenId) {
         return new ModelConfig(
                 architecture,
                 hiddenSize,
@@ -148,6 +133,9 @@ public record ModelConfig(
         json.put("initializer_range", initializerRange);
         json.put("tie_word_embeddings", tieWordEmbeddings);
         json.put("bos_token_id", bosTokenId);
+        if (vocabSize == 1) {
+            json.put("eos_token_id", null); // else transformers puts 2, and warns that it is out of range
+        }
         json.put("torch_dtype", "float32");
         return Json.write(json);
     }

@@ -32,21 +32,19 @@ class CommandLineTest {
     }
 
     @ParameterizedTest
-    @CsvSource(
-            delimiter = ':',
-            textBlock =
-                    """
-                    train: --llm --item-llm --user-llm --item-init --user-init --freeze --items --interactions --text-keys \
-                    --pooling --max-text-length --max-history --item-layers --user-layers --negatives --epochs --batch-users \
-                    --lr --dtype --device --threads --seed --out --max-steps --checkpoint-minutes --missing-text \
-                    --no-split-long --warmup --weight-decay --clip --max-rows --patience --plan --restart --json --verbose
-                    embed: --llm --run --items --text-keys --item-token --out --item-layers --pooling --max-text-length \
-                    --dtype --limit --device --threads --json
-                    evaluate: --run --items --interactions --missing-text --device --threads --dtype --json
-                    recommend: --run --items --interactions --user --history -k --device --threads --dtype --json
-                    export: --run --items --interactions --out --what --json
-                    doctor: --json --verbose
-                    quickstart: --minutes --items --interactions --llm --dir --cache --restart --threads --json""")
+    @CsvSource(delimiter = ':', textBlock = """
+        train: --llm --item-llm --user-llm --item-init --user-init --freeze --items --interactions --text-keys \
+        --pooling --max-text-length --max-history --item-layers --user-layers --negatives --epochs --batch-users \
+        --lr --dtype --device --threads --seed --out --max-steps --checkpoint-minutes --missing-text \
+        --no-split-long --warmup --weight-decay --clip --max-rows --patience --plan --restart --json --verbose
+        embed: --llm --run --items --text-keys --item-token --out --item-layers --pooling --max-text-length \
+        --dtype --limit --device --threads --json
+        evaluate: --run --items --interactions --missing-text --device --threads --dtype --json
+        recommend: --run --items --interactions --user --history -k --device --threads --dtype --json
+        export: --run --items --interactions --out --what --json
+        doctor: --json --verbose
+        quickstart: --minutes --items --interactions --llm --dir --cache --restart --threads --json\
+        """)
     void everyCommandHasItsOptionsAndExamples(String command, String options) {
         Ran help = run(command, "--help");
         assertEquals(Main.OK, help.code());
@@ -66,35 +64,33 @@ class CommandLineTest {
     }
 
     @ParameterizedTest
-    @CsvSource(
-            delimiter = '|',
-            textBlock =
-                    """
-                    train                                                      | --items=FILE
-                    train --items i.csv --out r                                | --interactions
-                    train --items i.csv --interactions l.csv --out r           | --llm
-                    train --items i.csv --interactions l.csv --out r --llm m --epochs 0           | epochs is 0
-                    train --items i.csv --interactions l.csv --out r --llm m --epochs few         | is not an int
-                    train --items i.csv --interactions l.csv --out r --llm m --freeze both        | both
-                    train --items i.csv --interactions l.csv --out r --llm m --pooling max        | max
-                    train --items i.csv --interactions l.csv --out r --llm m --threads -1         | --threads is -1
-                    train --items i.csv --interactions l.csv --out r --llm m --max-history 0      | --max-history
-                    train --items i.csv --interactions l.csv --out r --llm m --dtype i32          | f32 or bf16
-                    train --items i.csv --interactions l.csv --out r --llm m --epoch 3            | --epoch
-                    embed --items i.csv --out v.npy                            | --llm=PATH or --run=DIR
-                    embed --items i.csv --out v.npy --llm m --run r            | --llm=PATH or --run=DIR
-                    embed --items i.csv --out v.bin --llm m                    | .npy
-                    embed --items i.csv --out v.npy --run r --pooling mean     | --pooling
-                    embed --items i.csv --out v.npy --llm m --limit -2         | --limit is -2
-                    evaluate --run r --items i.csv                             | --interactions
-                    recommend --run r --items i.csv                            | --user
-                    recommend --run r --items i.csv --user 1                   | --interactions
-                    recommend --run r --items i.csv --history 1 -k 0           | -k is 0
-                    export --run r --items i.csv --out o --what all            | all
-                    export --run r --items i.csv --out o --dtype bf16          | bf16
-                    quickstart --items i.csv                                   | belong together
-                    quickstart --minutes 0                                     | --minutes is 0
-                    retrain                                                    | retrain""")
+    @CsvSource(delimiter = '|', textBlock = """
+        train                                                      | --items=FILE
+        train --items i.csv --out r                                | --interactions
+        train --items i.csv --interactions l.csv --out r           | --llm
+        train --items i.csv --interactions l.csv --out r --llm m --epochs 0           | epochs is 0
+        train --items i.csv --interactions l.csv --out r --llm m --epochs few         | is not an int
+        train --items i.csv --interactions l.csv --out r --llm m --freeze both        | both
+        train --items i.csv --interactions l.csv --out r --llm m --pooling max        | max
+        train --items i.csv --interactions l.csv --out r --llm m --threads -1         | --threads is -1
+        train --items i.csv --interactions l.csv --out r --llm m --max-history 0      | --max-history
+        train --items i.csv --interactions l.csv --out r --llm m --dtype i32          | f32 or bf16
+        train --items i.csv --interactions l.csv --out r --llm m --epoch 3            | --epoch
+        embed --items i.csv --out v.npy                            | --llm=PATH or --run=DIR
+        embed --items i.csv --out v.npy --llm m --run r            | --llm=PATH or --run=DIR
+        embed --items i.csv --out v.bin --llm m                    | .npy
+        embed --items i.csv --out v.npy --run r --pooling mean     | --pooling
+        embed --items i.csv --out v.npy --llm m --limit -2         | --limit is -2
+        evaluate --run r --items i.csv                             | --interactions
+        recommend --run r --items i.csv                            | --user
+        recommend --run r --items i.csv --user 1                   | --interactions
+        recommend --run r --items i.csv --history 1 -k 0           | -k is 0
+        export --run r --items i.csv --out o --what all            | all
+        export --run r --items i.csv --out o --dtype bf16          | bf16
+        quickstart --items i.csv                                   | belong together
+        quickstart --minutes 0                                     | --minutes is 0
+        retrain                                                    | retrain\
+        """)
     void wrongUsageIsSaidInOneLineAndWhereHelpIs(String line, String expected) {
         Ran ran = run((Object[]) line.split(" +"));
         assertEquals(Main.USAGE, ran.code(), ran.err());
@@ -107,20 +103,49 @@ class CommandLineTest {
     void errorsAreOneLineAndSayWhatToDo() throws IOException {
         Path none = folder.resolve("none");
         Path run = folder.resolve("empty-run");
-        fails("no model at " + none, "train", "--llm", none, "--items", world.items(), "--interactions",
-                world.interactions(), "--text-keys", "title,tag", "--out", run);
+        fails(
+                "no model at " + none,
+                "train",
+                "--llm",
+                none,
+                "--items",
+                world.items(),
+                "--interactions",
+                world.interactions(),
+                "--text-keys",
+                "title,tag",
+                "--out",
+                run);
         fails(none + ": no such file", train("--items", none));
         fails(none + ": no such file", train("--interactions", none));
         fails("no column for text key \"colour\"", train("--text-keys", "title,colour"));
         fails("--item-layers is 9, but the model has 2 layers", train("--item-layers", 9));
         fails("available: cpu", train("--device", "abacus"));
         fails("--dtype bf16", train("--dtype", "bf16"));
-        fails("is not a run folder", "evaluate", "--run", run, "--items", world.items(), "--interactions",
+        fails(
+                "is not a run folder",
+                "evaluate",
+                "--run",
+                run,
+                "--items",
+                world.items(),
+                "--interactions",
                 world.interactions());
         fails("is not a run folder", "embed", "--run", run, "--items", world.items(), "--out", folder.resolve("v.npy"));
         Path token = Files.writeString(folder.resolve("token.npy"), "no array");
-        fails("not an .npy file", "embed", "--llm", world.llm(), "--items", world.items(), "--text-keys", "title",
-                "--out", folder.resolve("v.npy"), "--item-token", token);
+        fails(
+                "not an .npy file",
+                "embed",
+                "--llm",
+                world.llm(),
+                "--items",
+                world.items(),
+                "--text-keys",
+                "title",
+                "--out",
+                folder.resolve("v.npy"),
+                "--item-token",
+                token);
         Path log = Files.writeString(folder.resolve("unknown.csv"), "item_id,user_id,timestamp\nx9,u1,1\n");
         fails("--missing-text allow", train("--interactions", log));
     }
@@ -163,13 +188,11 @@ class CommandLineTest {
         List<String[]> items = List.of(
                 new String[] {"1", "Toy Story", "1995", "Animation Children's Comedy"},
                 new String[] {"2", "\"Two\", the", "", "War"});
-        assertEquals(
-                """
+        assertEquals("""
                 item_id,title,tag
                 1,Toy Story (1995),"Animation, Children's, Comedy"
-                2,"""
-                        + "\"\"\"Two\"\", the\",War\n",
-                DemoFiles.itemsCsv(items));
+                2,\
+                """ + "\"\"\"Two\"\", the\",War\n", DemoFiles.itemsCsv(items));
         assertEquals(
                 "item_id,user_id,timestamp,rating\n242,196,881250949,3\n",
                 DemoFiles.interactionsCsv(List.<String[]>of(new String[] {"196", "242", "3", "881250949"})));

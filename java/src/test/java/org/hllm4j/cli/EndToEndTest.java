@@ -75,7 +75,8 @@ class EndToEndTest {
         assertEquals(Main.OK, again.code(), again.err());
         assertTrue(Files.exists(other.resolve("notes.txt")));
         assertEquals(
-                json(run.resolve("manifest.json")).path("sha256"), json(other.resolve("manifest.json")).path("sha256"));
+                json(run.resolve("manifest.json")).path("sha256"),
+                json(other.resolve("manifest.json")).path("sha256"));
     }
 
     @Test
@@ -105,7 +106,10 @@ class EndToEndTest {
                     assertTrue(value >= last && value <= 1, found.toString());
                     last = value;
                 }
-                assertTrue(found.path("ndcg@10").asDouble(-1) <= found.path("recall@10").asDouble(), found.toString());
+                assertTrue(
+                        found.path("ndcg@10").asDouble(-1)
+                                <= found.path("recall@10").asDouble(),
+                        found.toString());
                 String shown = "%7.2f".formatted(100 * found.path("ndcg@200").asDouble());
                 assertTrue(ran.out().contains(shown), ran.out());
             }
@@ -114,7 +118,10 @@ class EndToEndTest {
         assertTrue(ran.out().contains("HLLM ") && ran.out().contains("popularity "), ran.out());
         // The validation during training was of the same model.
         assertEquals(
-                json(run.resolve("summary.json")).path("validation").path("ndcg@200").asDouble(),
+                json(run.resolve("summary.json"))
+                        .path("validation")
+                        .path("ndcg@200")
+                        .asDouble(),
                 metrics.path("validation").path("hllm").path("ndcg@200").asDouble(),
                 1e-6);
         Ran bf16 = run(evaluate(run, "--dtype", "bf16"));
@@ -125,15 +132,30 @@ class EndToEndTest {
     void recommendByUserAndByHistory() throws IOException {
         Path json = folder.resolve("users.json");
         Ran ran = run(
-                "recommend", "--run", run, "--items", world.items(), "--interactions", world.interactions(), "--user", "u1",
-                "--user", "u0", "-k", 4, "--json", json);
+                "recommend",
+                "--run",
+                run,
+                "--items",
+                world.items(),
+                "--interactions",
+                world.interactions(),
+                "--user",
+                "u1",
+                "--user",
+                "u0",
+                "-k",
+                4,
+                "--json",
+                json);
         assertEquals(Main.OK, ran.code(), ran.err());
         JsonNode users = json(json).path("users");
         assertEquals(2, users.size());
         assertEquals("u1", users.get(0).path("user").asText());
         assertEquals(2, users.get(1).path("history").size());
         List<String> seen = new ArrayList<>();
-        users.get(0).path("history").forEach(entry -> seen.add(entry.path("item").asText()));
+        users.get(0)
+                .path("history")
+                .forEach(entry -> seen.add(entry.path("item").asText()));
         assertEquals(4, users.get(0).path("recommended").size());
         users.get(0).path("recommended").forEach(entry -> {
             assertFalse(seen.contains(entry.path("item").asText()));
@@ -143,7 +165,16 @@ class EndToEndTest {
 
         Path same = folder.resolve("history.json");
         Ran history = run(
-                "recommend", "--run", run, "--items", world.items(), "--history", String.join(",", seen), "-k", 4, "--json",
+                "recommend",
+                "--run",
+                run,
+                "--items",
+                world.items(),
+                "--history",
+                String.join(",", seen),
+                "-k",
+                4,
+                "--json",
                 same);
         assertEquals(Main.OK, history.code(), history.err());
         assertEquals(
@@ -154,7 +185,15 @@ class EndToEndTest {
         assertEquals(Main.ERROR, unknown.code());
         assertTrue(unknown.err().contains("item \"zz\""), unknown.err());
         unknown = run(
-                "recommend", "--run", run, "--items", world.items(), "--interactions", world.interactions(), "--user", "zz");
+                "recommend",
+                "--run",
+                run,
+                "--items",
+                world.items(),
+                "--interactions",
+                world.interactions(),
+                "--user",
+                "zz");
         assertTrue(unknown.code() == Main.ERROR && unknown.err().contains("user \"zz\""), unknown.err());
     }
 
@@ -163,8 +202,19 @@ class EndToEndTest {
         Path json = folder.resolve("embed.json");
         Path npy = folder.resolve("vectors.npy");
         Ran ran = run(
-                "embed", "--llm", world.llm(), "--items", world.items(), "--text-keys", "title,tag", "--out", npy, "--limit",
-                50, "--json", json);
+                "embed",
+                "--llm",
+                world.llm(),
+                "--items",
+                world.items(),
+                "--text-keys",
+                "title,tag",
+                "--out",
+                npy,
+                "--limit",
+                50,
+                "--json",
+                json);
         assertEquals(Main.OK, ran.code(), ran.err());
         float[] vectors = read(npy, 50);
         List<String> ids = IdFile.read(folder.resolve("vectors.ids"));
@@ -178,7 +228,8 @@ class EndToEndTest {
         assertEquals(50 * 65 / seconds, report.path("tokens_s").asDouble(), 1e-9 * 50 * 65 / seconds);
         assertTrue(report.path("rows").asInt() < 50 * 65, "the prompt is computed once");
         try (Stream<Path> files = Files.list(folder)) {
-            assertTrue(files.noneMatch(f -> f.toString().endsWith(".partial") || f.toString().endsWith(".progress")));
+            assertTrue(files.noneMatch(
+                    f -> f.toString().endsWith(".partial") || f.toString().endsWith(".progress")));
         }
 
         // The [ITEM] vector decides: another one gives other vectors, and the same one the same.
@@ -190,8 +241,18 @@ class EndToEndTest {
         Path zero = folder.resolve("zero.npy");
         assertEquals(
                 Main.OK,
-                run("embed", "--llm", world.llm(), "--items", world.items(), "--text-keys", "title,tag", "--out", zero,
-                                "--item-token", token)
+                run(
+                                "embed",
+                                "--llm",
+                                world.llm(),
+                                "--items",
+                                world.items(),
+                                "--text-keys",
+                                "title,tag",
+                                "--out",
+                                zero,
+                                "--item-token",
+                                token)
                         .code());
         float[] others = read(zero, TinyWorld.ITEMS);
         double difference = 0;
@@ -225,7 +286,9 @@ class EndToEndTest {
         }
         try (TorchCheckpoint checkpoint = TorchCheckpoint.open(out.resolve("pytorch_model.bin"))) {
             assertTrue(checkpoint.names().contains("user_llm.model.layers.1.mlp.up_proj.weight"));
-            assertArrayEquals(new long[] {1, 1, TinyWorld.WIDTH}, checkpoint.info("item_emb_tokens").shape());
+            assertArrayEquals(
+                    new long[] {1, 1, TinyWorld.WIDTH},
+                    checkpoint.info("item_emb_tokens").shape());
         }
 
         Path npy = folder.resolve("trained.npy");
@@ -236,7 +299,8 @@ class EndToEndTest {
         Path some = folder.resolve("some");
         assertEquals(
                 Main.OK,
-                run("export", "--run", run, "--items", world.items(), "--out", some, "--what", "vectors").code());
+                run("export", "--run", run, "--items", world.items(), "--out", some, "--what", "vectors")
+                        .code());
         try (Stream<Path> files = Files.list(some)) {
             assertEquals(
                     List.of("items.ids", "items.npy", "items.safetensors"),
@@ -249,8 +313,19 @@ class EndToEndTest {
         Path dir = folder.resolve("quick");
         Path json = folder.resolve("quick.json");
         Object[] arguments = {
-            "quickstart", "--minutes", 0.5, "--items", world.items(), "--interactions", world.interactions(), "--llm",
-            world.llm(), "--dir", dir, "--json", json
+            "quickstart",
+            "--minutes",
+            0.5,
+            "--items",
+            world.items(),
+            "--interactions",
+            world.interactions(),
+            "--llm",
+            world.llm(),
+            "--dir",
+            dir,
+            "--json",
+            json
         };
         Ran ran = run(arguments);
         assertEquals(Main.OK, ran.code(), ran.err());
@@ -258,7 +333,11 @@ class EndToEndTest {
         assertTrue(ran.out().contains(dir.toString()), ran.out());
         JsonNode results = json(json);
         assertEquals(5, results.path("users").size());
-        assertTrue(results.path("metrics").path("test").path("hllm").path("recall@10").isDouble());
+        assertTrue(results.path("metrics")
+                .path("test")
+                .path("hllm")
+                .path("recall@10")
+                .isDouble());
         byte[] manifest = Files.readAllBytes(dir.resolve("manifest.json"));
 
         Ran again = run(arguments);
@@ -334,9 +413,27 @@ class EndToEndTest {
 
     private static Object[] arguments(String command, Path out, Object... more) {
         List<Object> arguments = new ArrayList<>(List.of(
-                command, "--llm", world.llm(), "--items", world.items(), "--interactions", world.interactions(),
-                "--text-keys", "title,tag", "--batch-users", 4, "--negatives", 16, "--max-history", 8, "--max-text-length", 80, "--lr", 1e-4,
-                "--out", out));
+                command,
+                "--llm",
+                world.llm(),
+                "--items",
+                world.items(),
+                "--interactions",
+                world.interactions(),
+                "--text-keys",
+                "title,tag",
+                "--batch-users",
+                4,
+                "--negatives",
+                16,
+                "--max-history",
+                8,
+                "--max-text-length",
+                80,
+                "--lr",
+                1e-4,
+                "--out",
+                out));
         arguments.addAll(List.of(more));
         return arguments.toArray();
     }

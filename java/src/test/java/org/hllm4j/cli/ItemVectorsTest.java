@@ -56,7 +56,10 @@ class ItemVectorsTest {
             // Of another model nothing is taken over.
             Path other = folder.resolve("other.npy");
             assertThrows(CancellationException.class, () -> interrupt(model, catalogue, tokens, other));
-            assertEquals(ITEMS, ItemVectors.write(model, catalogue, tokens, "another", other, null).items());
+            assertEquals(
+                    ITEMS,
+                    ItemVectors.write(model, catalogue, tokens, "another", other, null)
+                            .items());
         }
     }
 
@@ -80,7 +83,10 @@ class ItemVectorsTest {
         Random random = new Random(seed);
         StringBuilder csv = new StringBuilder("item_id,title\n");
         for (int i = 0; i < ITEMS; i++) {
-            csv.append(i).append(',').append(Long.toHexString(random.nextLong() | 1L << 60)).append('\n');
+            csv.append(i)
+                    .append(',')
+                    .append(Long.toHexString(random.nextLong() | 1L << 60))
+                    .append('\n');
         }
         return Files.writeString(folder.resolve("many.csv"), csv);
     }

@@ -60,7 +60,8 @@ record TinyWorld(Path llm, Path items, Path interactions) {
     private static String itemsCsv() {
         StringBuilder csv = new StringBuilder("item_id,title,tag\n");
         for (int i = 0; i < ITEMS; i++) {
-            csv.append("i%d,\"Story %d, part %d\",%s\n".formatted(i, i % 20, i / 20, List.of("sea", "war", "love").get(i % 3)));
+            csv.append("i%d,\"Story %d, part %d\",%s\n"
+                    .formatted(i, i % 20, i / 20, List.of("sea", "war", "love").get(i % 3)));
         }
         return csv.toString();
     }
@@ -79,12 +80,12 @@ record TinyWorld(Path llm, Path items, Path interactions) {
 
     private static String config() {
         return """
-                {"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_act":"silu","hidden_size":%d,
-                 "intermediate_size":%d,"num_attention_heads":4,"num_key_value_heads":2,"head_dim":8,
-                 "num_hidden_layers":%d,"vocab_size":%d,"rms_norm_eps":1e-5,"rope_theta":10000.0,
-                 "max_position_embeddings":256,"initializer_range":0.02,"tie_word_embeddings":true,
-                 "attention_bias":false,"mlp_bias":false,"torch_dtype":"float32"}"""
-                .formatted(WIDTH, INTERMEDIATE, LAYERS, VOCABULARY);
+            {"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_act":"silu","hidden_size":%d,
+             "intermediate_size":%d,"num_attention_heads":4,"num_key_value_heads":2,"head_dim":8,
+             "num_hidden_layers":%d,"vocab_size":%d,"rms_norm_eps":1e-5,"rope_theta":10000.0,
+             "max_position_embeddings":256,"initializer_range":0.02,"tie_word_embeddings":true,
+             "attention_bias":false,"mlp_bias":false,"torch_dtype":"float32"}\
+            """.formatted(WIDTH, INTERMEDIATE, LAYERS, VOCABULARY);
     }
 
     private static void weights(Path file, Random random) {
@@ -128,10 +129,10 @@ record TinyWorld(Path llm, Path items, Path interactions) {
             vocabulary.append(b == 0 ? "" : ",").append("\"\\u%04x\":%d".formatted(printable ? b : next++, b));
         }
         return """
-                {"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
-                 "pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true},
-                 "post_processor":null,"decoder":null,
-                 "model":{"type":"BPE","dropout":null,"unk_token":null,"fuse_unk":false,"vocab":{%s},"merges":[]}}"""
-                .formatted(vocabulary);
+            {"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
+             "pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true},
+             "post_processor":null,"decoder":null,
+             "model":{"type":"BPE","dropout":null,"unk_token":null,"fuse_unk":false,"vocab":{%s},"merges":[]}}\
+            """.formatted(vocabulary);
     }
 }

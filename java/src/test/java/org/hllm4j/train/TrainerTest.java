@@ -23,6 +23,7 @@ import org.hllm4j.data.Dataset;
 import org.hllm4j.engine.Context;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.model.Pooling;
+import org.hllm4j.run.Origin;
 import org.hllm4j.run.RunFolder;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
@@ -60,7 +61,7 @@ class TrainerTest {
                     data,
                     options,
                     RunFolder.create(folder.resolve(name)),
-                    new Trainer.Origin(List.of("title"), "{}", Map.of("start", "test")),
+                    new Origin(List.of("title"), "{}", Map.of("start", "test")),
                     new TrainListener() {
                         @Override
                         public void step(StepLog log) {
@@ -132,7 +133,7 @@ class TrainerTest {
                     data,
                     rarely,
                     RunFolder.create(folder.resolve("killed")),
-                    new Trainer.Origin(List.of("title"), "{}", Map.of("start", "test")),
+                    new Origin(List.of("title"), "{}", Map.of("start", "test")),
                     new TrainListener() {
                         @Override
                         public void step(StepLog log) {
@@ -172,7 +173,7 @@ class TrainerTest {
                             data,
                             OPTIONS,
                             RunFolder.create(folder.resolve(trained.toString())),
-                            new Trainer.Origin(List.of("title"), "{}", Map.of()),
+                            new Origin(List.of("title"), "{}", Map.of()),
                             new TrainListener() {
                                 @Override
                                 public void step(StepLog log) {

@@ -70,8 +70,8 @@ class ModelConfigTest {
         assertEquals(config, ModelConfig.parse(config.toJson(), "x"));
         assertEquals(config.withLayers(5).layers(), 5);
         assertEquals(config, config.withLayers(5).withLayers(2));
-        assertEquals(config.withVocabSize(7).vocabSize(), 7);
-        assertEquals(config, config.withVocabSize(7).withVocabSize(96));
+        assertEquals(1, config.withoutWords().vocabSize());
+        assertTrue(config.withoutWords().toJson().contains("\"eos_token_id\":null"), config.withoutWords().toJson());
         String json = config.toJson();
         for (String part : new String[] {
             "\"architectures\":[\"LlamaForCausalLM\"]",
