@@ -167,9 +167,9 @@ void Cpu::segment_mean_backward(Context& context, const View& din, const View& d
     column_slices(dout.shape[0], dout.shape[1], [&](int64_t column, int64_t n) {
         for (int64_t s = 0; s < dout.shape[0]; s++) {
             const int32_t first = offsets.i32()[s], last = offsets.i32()[s + 1];
+            const float share = 1.f / static_cast<float>(last - first);
             for (int32_t j = first; j < last; j++)
-                HLLM_DISPATCH(add_row)(din.row(rows.i32()[j]) + column, dout.row(s) + column,
-                                       1.f / static_cast<float>(last - first), n);
+                HLLM_DISPATCH(add_row)(din.row(rows.i32()[j]) + column, dout.row(s) + column, share, n);
         }
     });
 }

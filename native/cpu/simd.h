@@ -1,5 +1,10 @@
-// Which instruction set the process runs with: detected once, at run time.
+// Which instruction set the process runs with: detected once, at run time. HLLM_ISA=avx2 or baseline in the environment asks
+// for a lower one, to compare or to test.
 #pragma once
+
+#include <algorithm>
+#include <cstdlib>
+#include <string>
 
 namespace hllm {
 
@@ -9,10 +14,14 @@ inline Simd simd() {
 #if defined(__x86_64__)
     static const Simd detected = [] {
         __builtin_cpu_init();
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd"))
-            return Simd::AVX512;
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? Simd::AVX2 : Simd::BASELINE;
+        const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+        const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                            __builtin_cpu_supports("avx512cd");
+        const char* asked = std::getenv("HLLM_ISA");
+        const std::string isa = asked ? asked : "";
+        const Simd limit = isa == "baseline" ? Simd::BASELINE : isa == "avx2" ? Simd::AVX2 : Simd::AVX512;
+        return std::min(limit, avx512 ? Simd::AVX512 : avx2 ? Simd::AVX2 : Simd::BASELINE);
     }();
     return detected;
 #else

@@ -134,8 +134,7 @@ final class QuickstartCommand extends Subcommand {
         return keys.isEmpty() ? columns.subList(1, columns.size()) : keys;
     }
 
-    // ---- How long to train: decided once per run folder, so that a continuation has the same schedule
-    // -----------------
+    // ---- How long to train: decided once per run folder, so that a continuation has the same schedule ----
 
     private TrainOptions options(
             Context context, Start start, Dataset data, Path folder, long begin, Progress progress) {
@@ -186,8 +185,7 @@ final class QuickstartCommand extends Subcommand {
         return recipe.options(epochs, steps);
     }
 
-    // ---- Results
-    // --------------------------------------------------------------------------------------------------------
+    // ---- Results ----
 
     private void show(Path folder, List<String> keys, Dataset data, Progress progress, boolean ownLlm) {
         Interactions log = data.interactions();
@@ -244,7 +242,7 @@ final class QuickstartCommand extends Subcommand {
                 + TrainCommand.quoted(interactions.toString());
         String run = TrainCommand.quoted(folder.toString());
         return """
-            This is a demonstration: the first %d layers of each side, histories of %d events, some minutes of training%s.
+            This is a demonstration: %d and %d layers of the Item and User LLM, histories of %d events, some minutes of training%s.
             A real run takes all layers, full-precision start weights, longer histories, more negatives and hours, on a
             GPU for models of a billion parameters; `hllm train --plan` says what it needs.
 
@@ -256,6 +254,7 @@ final class QuickstartCommand extends Subcommand {
               hllm export --run %s%s --out exported
             """.formatted(
                         recipe.itemLayers(),
+                        recipe.userLayers(),
                         recipe.maxHistory(),
                         ownLlm ? "" : ",\nand start weights of 4 bits",
                         folder,

@@ -24,7 +24,7 @@ record QuickstartRecipe(
         double warmup,
         double weightDecay,
         int maxEpochs) {
-    static final QuickstartRecipe BEST = new QuickstartRecipe(2, 2, 64, 20, 32, 128, 5e-4, 0.1, 0.01, 12);
+    static final QuickstartRecipe BEST = new QuickstartRecipe(1, 1, 64, 50, 16, 512, 1e-3, 0.1, 0.01, 10);
 
     /** From the model's first layers, as far as it has so many. */
     Start start(Path llm, List<String> textKeys) {
