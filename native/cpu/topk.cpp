@@ -1,5 +1,5 @@
 // Full ranking: the best rows of a table for each query, and the rank of one row, by inner product. Blocks of queries meet
-// tiles of the table in one GEMM each; the scores of a tile lie with the queries side by side, so that one vector compares
+// tiles of the table in one GEMM each, or few queries in a pass that only reads the table; the scores of a tile lie with the queries side by side, so that one vector compares
 // one table row's scores with as many queries.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/topk.cpp"
@@ -63,6 +63,41 @@ void rank_count(int32_t* ranks, const float* targets, const float* tile, int64_t
     for (int64_t i = 0; i < queries; i++) ranks[i] += counts[i];
 }
 
+// out[r * stride + q] = query q . row begin + r, for Q queries: a row is read once, which is all that this costs.
+template <int Q>
+HWY_INLINE void dots(float* out, int64_t stride, const View& table, int64_t begin, int64_t end, const View& queries,
+                     int64_t query) {
+    const size_t D = table.shape[1];
+    const F32 d;
+    const size_t N = hn::Lanes(d);
+    for (int64_t r = begin; r < end; r++, out += stride) {
+        const float* row = table.row(r);
+        V32 s[Q], t[Q];
+        for (int q = 0; q < Q; q++) s[q] = t[q] = hn::Zero(d);
+        size_t k = 0;
+        for (; k + 2 * N <= D; k += 2 * N) {
+            const V32 a = hn::LoadU(d, row + k), b = hn::LoadU(d, row + k + N);
+            for (int q = 0; q < Q; q++) {
+                s[q] = hn::MulAdd(a, hn::LoadU(d, queries.row(query + q) + k), s[q]);
+                t[q] = hn::MulAdd(b, hn::LoadU(d, queries.row(query + q) + k + N), t[q]);
+            }
+        }
+        for (int q = 0; q < Q; q++) {
+            float total = sum(hn::Add(s[q], t[q]));
+            for (size_t i = k; i < D; i++) total += row[i] * queries.row(query + q)[i];
+            out[q] = total;
+        }
+    }
+}
+
+void few_scores(float* out, int64_t stride, const View& table, int64_t begin, int64_t end, const View& queries, int64_t query,
+                int64_t count) {
+    if (count == 1) dots<1>(out, stride, table, begin, end, queries, query);
+    if (count == 2) dots<2>(out, stride, table, begin, end, queries, query);
+    if (count == 3) dots<3>(out, stride, table, begin, end, queries, query);
+    if (count == 4) dots<4>(out, stride, table, begin, end, queries, query);
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace hllm
 HWY_AFTER_NAMESPACE();
@@ -74,8 +109,10 @@ namespace {
 constexpr int64_t QUERIES = 256;      // of a block
 constexpr int64_t TABLE_ROWS = 2048;  // of a tile
 constexpr int64_t GROUP = 16;         // queries of a work item that scans a tile
+constexpr int64_t FEW = 4;            // queries for which reading the table is the cost, and a GEMM's packing would double it
+constexpr int64_t FEW_ROWS = 64;      // table rows of a work item then
 // From here on the GEMM's sum for an element does not depend on the shape (gemm.h), so a row has the same score in every tile,
-// for every number of queries, and as a target. Smaller products are padded to it.
+// for every number of queries above FEW, and as a target. Smaller products are padded to it.
 constexpr int64_t GEMM_ROWS = 128;
 constexpr float EXCLUDED = -std::numeric_limits<float>::infinity();
 
@@ -113,6 +150,13 @@ struct Ranking {
             body(excluded_rows.i32()[j]);
     }
 
+    // tile = [end - begin, block] inner products of table rows with a block of few queries.
+    void few(int64_t begin, int64_t end, int64_t first_query, int64_t block) const {
+        team().ranges(end - begin, FEW_ROWS, [&](int64_t from, int64_t to, int) {
+            HLLM_DISPATCH(few_scores)
+            (tile + from * padded(block), padded(block), table, begin + from, begin + to, queries, first_query, block);
+        });
+    }
     // tile = [rows, block] inner products of `rows` >= GEMM_ROWS rows with a block of queries.
     void scores(const float* rows_data, int64_t rows_stride, int64_t rows, int64_t first_query, int64_t block) const {
         gemm(rows, block, table.shape[1], rows_data, rows_stride, 1, queries.row(first_query), 1, queries.stride[0], tile,
@@ -179,9 +223,16 @@ void Cpu::rank(Context& context, const View& ranks, const View& queries, const V
     float* target_scores = context.scratch.take<float>(padded(std::min(QUERIES, B)));
     for (int64_t first = 0; first < B; first += QUERIES) {
         const int64_t block = std::min(QUERIES, B - first);
-        ranking.gather(block, [&](int64_t i) { return targets.i32()[first + i]; });
-        ranking.scores(ranking.gathered, table.shape[1], std::max(block, GEMM_ROWS), first, block);
-        for (int64_t i = 0; i < block; i++) target_scores[i] = ranking.tile[i * padded(block) + i];
+        if (block <= FEW) {
+            for (int64_t i = 0; i < block; i++) {
+                ranking.few(targets.i32()[first + i], targets.i32()[first + i] + 1, first, block);
+                target_scores[i] = ranking.tile[i];
+            }
+        } else {
+            ranking.gather(block, [&](int64_t i) { return targets.i32()[first + i]; });
+            ranking.scores(ranking.gathered, table.shape[1], std::max(block, GEMM_ROWS), first, block);
+            for (int64_t i = 0; i < block; i++) target_scores[i] = ranking.tile[i * padded(block) + i];
+        }
         std::fill_n(ranks.i32() + first, block, 1);
         ranking.scan(first, block, [&](const float* tile, int64_t, int64_t count, int64_t query, int64_t group) {
             count_higher(ranks.i32() + query, target_scores + (query - first), tile, padded(block), count, group);
