@@ -129,7 +129,7 @@ build() {
     say "Building hllm4j; this is needed once and takes a few minutes. Log: $log"
     rm -rf "$app" "$root/java/target/lib" # no jar of an earlier version stays behind
     logged "$root/scripts/build-native" "$root/build"
-    logged maven -Dmaven.test.skip=true package
+    logged maven -Dmaven.test.skip=true -pl java -am package
     mkdir "$app"
     local artifactId version
     source "$root/java/target/maven-archiver/pom.properties"

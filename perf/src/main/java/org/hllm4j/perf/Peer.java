@@ -1,0 +1,201 @@
+package org.hllm4j.perf;
+
+import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import java.io.IOException;
+import java.nio.FloatBuffer;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.TimeUnit;
+import org.hllm4j.HllmException;
+import org.hllm4j.weights.Npy;
+
+/**
+ * The programs to compare with, as processes of their own: {@code hf_hllm.py} (HLLM on transformers) and
+ * {@code torch_ops.py}. They print JSON lines.
+ *
+ * @param python an interpreter with torch and transformers
+ * @param scripts folder of the programs
+ * @param model Hugging Face folder of the model, for {@code hf_hllm.py}; null: it is not run
+ * @param threads of each program
+ */
+record Peer(Path python, Path scripts, Path model, int threads) {
+    static final String HF = "hf_hllm.py";
+    static final String TORCH = "torch_ops.py";
+    /**
+     * It asks for its peak of memory before and after. The answer would be that of this JVM, which it was forked from, or
+     * of an earlier operation; so the first of each two questions makes Linux count anew.
+     */
+    private static final String FRESH_PEAKS = """
+            import itertools, resource, runpy, sys, types
+            calls = itertools.count()
+            def peak(who):
+                if next(calls) % 2 == 0:
+                    with open("/proc/self/clear_refs", "w") as peaks: peaks.write("5")
+                with open("/proc/self/status") as status:
+                    lines = [line for line in status if line.startswith("VmHWM:")]
+                return types.SimpleNamespace(ru_maxrss=int(lines[0].split()[1]))
+            resource.getrusage = peak
+            runpy.run_path(sys.argv[1], run_name="__main__")
+            """;
+
+    private static final ObjectMapper JSON = new ObjectMapper();
+    private static final int SHOWN = 2000; // characters of an error
+
+    /**
+     * What a program said.
+     *
+     * @param output on standard output
+     * @param peakGb its peak of resident memory, 10^9 bytes
+     */
+    record Answer(String output, double peakGb) {
+        List<JsonNode> lines() {
+            return parse(output);
+        }
+
+        /** The only line. */
+        JsonNode line() {
+            return lines().getFirst();
+        }
+
+        double number(String what, String key) {
+            return lines().stream()
+                    .filter(line -> line.path("what").asText().equals(what))
+                    .findFirst()
+                    .map(line -> Peer.number(line, key))
+                    .orElseThrow(() -> new HllmException("the peer printed no line with \"what\": \"" + what + "\""));
+        }
+    }
+
+    static double number(JsonNode line, String key) {
+        if (!line.path(key).isNumber()) {
+            throw new HllmException("the peer printed no number \"" + key + "\" in " + line);
+        }
+        return line.get(key).doubleValue();
+    }
+
+    /** The lines of a program's output that are JSON objects; the rest is chatter. */
+    static List<JsonNode> parse(String output) {
+        List<JsonNode> lines = new ArrayList<>();
+        for (String line : output.lines().filter(l -> l.startsWith("{")).toList()) {
+            try {
+                lines.add(JSON.readTree(line));
+            } catch (JsonProcessingException e) {
+                throw new HllmException("the peer printed a line that is no JSON: " + line, e);
+            }
+        }
+        if (lines.isEmpty()) {
+            throw new HllmException("the peer printed no JSON line");
+        }
+        return lines;
+    }
+
+    /** Runs {@code hf_hllm.py} on the model. */
+    Answer hf(String what, Object... options) {
+        List<String> arguments =
+                new ArrayList<>(List.of(what, "--model", model.toString(), "--threads", Integer.toString(threads)));
+        Arrays.stream(options).map(Object::toString).forEach(arguments::add);
+        return run(HF, arguments.toArray(String[]::new));
+    }
+
+    /** Runs {@code torch_ops.py}, so that the memory it reports of an operation is not hidden by an earlier peak. */
+    Answer torch() {
+        return python("-c", FRESH_PEAKS, scripts.resolve(TORCH).toString());
+    }
+
+    private Answer run(String script, String... arguments) {
+        return python(scripts.resolve(script).toString(), arguments);
+    }
+
+    /** Runs the interpreter on a file, or on a program given after "-c". */
+    Answer python(String first, String... arguments) {
+        List<String> command = new ArrayList<>(List.of(python.toString(), first));
+        command.addAll(List.of(arguments));
+        return execute(
+                command,
+                Map.of(
+                        "OMP_NUM_THREADS", Integer.toString(threads),
+                        "MKL_NUM_THREADS", Integer.toString(threads),
+                        "HF_HUB_OFFLINE", "1"));
+    }
+
+    /** Runs a command to its end; an exit status other than 0 is an error. */
+    static Answer execute(List<String> command, Map<String, String> environment) {
+        Path out = null;
+        Path err = null;
+        try {
+            out = Files.createTempFile("hllm-bench", ".out");
+            err = Files.createTempFile("hllm-bench", ".err");
+            ProcessBuilder builder =
+                    new ProcessBuilder(command).redirectOutput(out.toFile()).redirectError(err.toFile());
+            builder.environment().putAll(environment);
+            builder.environment().remove("OPENBLAS_CORETYPE"); // would choose kernels of an older processor
+            Process process = builder.start();
+            double peak = 0;
+            try {
+                do {
+                    peak = Math.max(peak, Memory.peakGb(process.pid()));
+                } while (!process.waitFor(20, TimeUnit.MILLISECONDS));
+            } finally {
+                process.destroyForcibly(); // where the benchmark itself was interrupted
+            }
+            if (process.exitValue() != 0) {
+                String said = Files.readString(err);
+                throw new HllmException(String.join(" ", command) + ": exit status " + process.exitValue() + ": "
+                        + said.substring(Math.max(0, said.length() - SHOWN)));
+            }
+            return new Answer(Files.readString(out), peak);
+        } catch (IOException e) {
+            throw new HllmException(command.getFirst() + ": cannot be run: " + e, e);
+        } catch (InterruptedException e) {
+            throw new HllmException("interrupted", e);
+        } finally {
+            delete(out);
+            delete(err);
+        }
+    }
+
+    private static void delete(Path file) {
+        try {
+            if (file != null) {
+                Files.deleteIfExists(file);
+            }
+        } catch (IOException e) {
+            throw new HllmException(file + ": cannot be deleted: " + e, e);
+        }
+    }
+
+    /** All numbers of a .npy file. */
+    static float[] floats(Path npy) {
+        try (Npy.Reader reader = Npy.open(npy)) {
+            long elements = Arrays.stream(reader.shape()).reduce(1, (a, b) -> a * b);
+            float[] values = new float[Math.toIntExact(elements)];
+            reader.read(0, FloatBuffer.wrap(values));
+            return values;
+        }
+    }
+
+    /** Largest of |ours - theirs| / |theirs| over vectors of this width. */
+    static double error(float[] ours, float[] theirs, int width) {
+        if (ours.length != theirs.length) {
+            return Double.POSITIVE_INFINITY;
+        }
+        double worst = 0;
+        for (int begin = 0; begin < ours.length; begin += width) {
+            double difference = 0;
+            double size = 0;
+            for (int i = begin; i < begin + width; i++) {
+                difference += Math.pow((double) ours[i] - theirs[i], 2);
+                size += Math.pow(theirs[i], 2);
+            }
+            double error = Math.sqrt(difference / size);
+            worst = Double.isNaN(error) ? Double.POSITIVE_INFINITY : Math.max(worst, error);
+        }
+        return worst;
+    }
+}
