@@ -93,13 +93,13 @@ class Call {
     std::shared_ptr<Plan> plan(hllm_plan* handle) { return on_device("plan", plans.get(op_, handle)); }
     std::shared_ptr<Buffer> buffer(hllm_buffer* handle) { return on_device("buffer", buffers.get(op_, handle)); }
 
-    View resolve(const char* name, const hllm_tensor* tensor, bool output, int32_t dtype, std::initializer_list<int64_t> shape) {
+    View resolve(const char* name, const hllm_tensor* tensor, bool output, int32_t dtype,
+                 std::initializer_list<int64_t> shape) {
         View view = resolve(name, tensor, output);
         if (view.dtype != dtype)
             fail(HLLM_INVALID_ARGUMENT, "%s: %s is %s, expected %s", op_, name, name_of(view.dtype), name_of(dtype));
         bool equal = view.rank == static_cast<int32_t>(shape.size());
-        for (int i = 0; equal && i < view.rank; i++)
-            equal = shape.begin()[i] == ANY || shape.begin()[i] == view.shape[i];
+        for (int i = 0; equal && i < view.rank; i++) equal = shape.begin()[i] == ANY || shape.begin()[i] == view.shape[i];
         if (!equal)
             fail(HLLM_INVALID_ARGUMENT, "%s: %s has shape %s, expected %s", op_, name, text_of(view.shape, view.rank).c_str(),
                  text_of(shape.begin(), static_cast<int>(shape.size())).c_str());
@@ -664,7 +664,8 @@ int32_t hllm_adamw(hllm_context* context, const hllm_adamw_args* args) {
     return guarded([&] {
         Call call("adamw", context);
         check_args("adamw", args);
-        AdamW a{args->lr, args->beta1, args->beta2, args->eps, args->weight_decay, args->gradient_scale, args->step, {}, {}, {}, {}};
+        AdamW a{args->lr, args->beta1, args->beta2, args->eps, args->weight_decay, args->gradient_scale, args->step,
+                {},       {},          {},          {}};
         if (a.step < 1) fail(HLLM_INVALID_ARGUMENT, "adamw: step is %lld, the first is 1", static_cast<long long>(a.step));
         a.parameters = call.out("parameters", args->parameters, HLLM_F32, {ANY});
         a.gradients = call.in("gradients", args->gradients, HLLM_F32, {a.parameters.shape[0]});

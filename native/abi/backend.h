@@ -148,13 +148,11 @@ class Backend {
     virtual void linear_backward_input(Context&, const View& dx, const View& dy, const Weight& weight, bool accumulate) = 0;
 
     virtual void embedding_forward(Context&, const View& out, const View& ids, const View& table, const View& special) = 0;
-    virtual void embedding_backward(Context&, const View& dtable, const View& dspecial, const View& dout,
-                                    const View& ids) = 0;
+    virtual void embedding_backward(Context&, const View& dtable, const View& dspecial, const View& dout, const View& ids) = 0;
     virtual void gather_rows(Context&, const View& out, const View& in, const View& index) = 0;
     virtual void scatter_add_rows(Context&, const View& out, const View& in, const View& index) = 0;
     virtual void segment_mean_forward(Context&, const View& out, const View& in, const View& offsets, const View& rows) = 0;
-    virtual void segment_mean_backward(Context&, const View& din, const View& dout, const View& offsets,
-                                       const View& rows) = 0;
+    virtual void segment_mean_backward(Context&, const View& din, const View& dout, const View& offsets, const View& rows) = 0;
     virtual void normalize_rows(Context&, const View& out, const View& in) = 0;
 
     virtual void rmsnorm_forward(Context&, const View& y, const View& saved_rstd, const View& x, const View& weight,

@@ -86,8 +86,9 @@ void Cpu::clamp(Context&, const View& in, float low, float high) {
 }
 
 void Cpu::adamw(Context&, const AdamW& a) {
-    team().ranges(a.parameters.shape[0], BLOCK,
-                  [&](int64_t begin, int64_t end, int) { HLLM_DISPATCH(adamw_range)(a, begin, end); });
+    team().ranges(a.parameters.shape[0], BLOCK, [&](int64_t begin, int64_t end, int) {
+        HLLM_DISPATCH(adamw_range)(a, begin, end);
+    });
 }
 
 }  // namespace hllm

@@ -12,8 +12,9 @@ namespace hllm {
 void* Cpu::allocate(int64_t bytes) {
     // calloc gives zero pages that cost nothing until touched; the address is aligned up, the original kept in front.
     auto* raw = bytes > INT64_MAX - 128 ? nullptr : static_cast<std::byte*>(std::calloc(1, static_cast<size_t>(bytes) + 128));
-    if (!raw) fail(HLLM_OUT_OF_MEMORY, "out of memory: %lld bytes asked for, %lld in use on cpu", static_cast<long long>(bytes),
-                   static_cast<long long>(live_bytes));
+    if (!raw)
+        fail(HLLM_OUT_OF_MEMORY, "out of memory: %lld bytes asked for, %lld in use on cpu", static_cast<long long>(bytes),
+             static_cast<long long>(live_bytes));
     auto* data = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(raw) + 64 + 63) / 64 * 64);
     std::memcpy(data - sizeof(void*), &raw, sizeof(void*));
     return data;

@@ -34,8 +34,8 @@ class Cpu final : public Backend {
     void swiglu_backward(Context&, const View&, const View&, const View&) override;
     void attention_forward(Context&, const View&, const View&, const View&, const View&, const View&, const Plan&,
                            float) override;
-    void attention_backward(Context&, const View&, const View&, const View&, const View&, const View&, const View&,
-                            const View&, const View&, const View&, const Plan&, float) override;
+    void attention_backward(Context&, const View&, const View&, const View&, const View&, const View&, const View&, const View&,
+                            const View&, const View&, const Plan&, float) override;
     void infonce(Context&, const InfoNce&) override;
     void norm(Context&, const View&, const View&) override;
     void clamp(Context&, const View&, float, float) override;

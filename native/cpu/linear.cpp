@@ -87,9 +87,9 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace hllm {
 
-constexpr int64_t FEW = 8;             // up to here reading the weights is the cost
-constexpr int64_t COLUMNS = 32;        // outputs per work item of the few-rows kernel
-constexpr int64_t WIDENED = 1 << 18;   // elements of bf16 weights widened at a time: 1 MB of float32
+constexpr int64_t FEW = 8;            // up to here reading the weights is the cost
+constexpr int64_t COLUMNS = 32;       // outputs per work item of the few-rows kernel
+constexpr int64_t WIDENED = 1 << 18;  // elements of bf16 weights widened at a time: 1 MB of float32
 
 void Cpu::matmul(Context&, const View& c, const View& a, const View& b, bool transpose_a, bool transpose_b, bool accumulate) {
     gemm(c.shape[0], c.shape[1], a.shape[!transpose_a], a.f32(), transpose_a ? 1 : a.stride[0], transpose_a ? a.stride[0] : 1,

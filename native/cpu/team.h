@@ -12,15 +12,15 @@ class Team {
     // inside a body, or while another thread's call runs, it runs on the caller alone.
     template <class Body>
     void run(int64_t count, const Body& body) {
-        run(count, [](const void* b, int64_t index, int worker) { (*static_cast<const Body*>(b))(index, worker); }, &body);
+        run(
+            count, [](const void* b, int64_t index, int worker) { (*static_cast<const Body*>(b))(index, worker); }, &body);
     }
     // run() over consecutive ranges of at most `grain` of [0, count): body(begin, end, worker).
     template <class Body>
     void ranges(int64_t count, int64_t grain, const Body& body) {
         grain = std::max<int64_t>(grain, 1);
-        run((count + grain - 1) / grain, [&](int64_t index, int worker) {
-            body(index * grain, std::min(count, (index + 1) * grain), worker);
-        });
+        run((count + grain - 1) / grain,
+            [&](int64_t index, int worker) { body(index * grain, std::min(count, (index + 1) * grain), worker); });
     }
     int size() const;
     void resize(int count);  // 0: as many as the process may use

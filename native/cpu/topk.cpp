@@ -1,6 +1,6 @@
 // Full ranking: the best rows of a table for each query, and the rank of one row, by inner product. Blocks of queries meet
-// tiles of the table in one GEMM each, or few queries in a pass that only reads the table; the scores of a tile lie with the queries side by side, so that one vector compares
-// one table row's scores with as many queries.
+// tiles of the table in one GEMM each, or few queries in a pass that only reads the table; the scores of a tile lie with the
+// queries side by side, so that one vector compares one table row's scores with as many queries.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/topk.cpp"
 #include "cpu/simd-inl.h"

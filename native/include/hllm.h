@@ -48,11 +48,7 @@ enum hllm_status {
     HLLM_INTERNAL = 5
 };
 
-enum hllm_dtype {
-    HLLM_F32 = 0,
-    HLLM_BF16 = 1,
-    HLLM_I32 = 2
-};
+enum hllm_dtype { HLLM_F32 = 0, HLLM_BF16 = 1, HLLM_I32 = 2 };
 
 typedef struct hllm_context hllm_context;
 typedef struct hllm_buffer hllm_buffer;
@@ -148,7 +144,8 @@ HLLM_API int32_t hllm_embedding_forward(hllm_context *context, const hllm_tensor
 HLLM_API int32_t hllm_embedding_backward(hllm_context *context, const hllm_tensor *dtable, const hllm_tensor *dspecial,
                                          const hllm_tensor *dout, const hllm_tensor *ids);
 /* out[n] = in[index[n]]; out [N,D], in [R,D], index i32 [N]. */
-HLLM_API int32_t hllm_gather_rows(hllm_context *context, const hllm_tensor *out, const hllm_tensor *in, const hllm_tensor *index);
+HLLM_API int32_t hllm_gather_rows(hllm_context *context, const hllm_tensor *out, const hllm_tensor *in,
+                                  const hllm_tensor *index);
 /* out[index[n]] += in[n], in the order of n: the gradient of hllm_gather_rows. */
 HLLM_API int32_t hllm_scatter_add_rows(hllm_context *context, const hllm_tensor *out, const hllm_tensor *in,
                                        const hllm_tensor *index);
@@ -246,9 +243,9 @@ enum hllm_infonce_metric {
  * where negative j is left out if cos(p_t, n_j) > threshold or negative_ids[j] == target_ids[t].
  * Forward only when du is NULL; else all gradients (of total loss / positions) at once, in memory O(tile * M). */
 typedef struct hllm_infonce_args {
-    uint32_t struct_size; /* sizeof(hllm_infonce_args) */
-    float threshold;      /* 0.99 in the paper's code */
-    int64_t positions;    /* divisor of the gradients: the positions of the whole (global) batch */
+    uint32_t struct_size;            /* sizeof(hllm_infonce_args) */
+    float threshold;                 /* 0.99 in the paper's code */
+    int64_t positions;               /* divisor of the gradients: the positions of the whole (global) batch */
     const hllm_tensor *metrics;      /* f32 [HLLM_INFONCE_METRICS], overwritten */
     const hllm_tensor *du;           /* [T,D] overwritten, or NULL: forward only */
     const hllm_tensor *dp;           /* [T,D] overwritten */
@@ -296,12 +293,14 @@ HLLM_API int32_t hllm_adamw(hllm_context *context, const hllm_adamw_args *args);
 /* The K best rows of table [N,D] by inner product for each query [B,D], best first, ties to the lower row. scores [B,K],
  * rows i32 [B,K]; where fewer than K are left: score -inf, row -1. Rows excluded_rows[excluded_offsets[b] ..
  * excluded_offsets[b+1]) are left out (i32 tensors, or both NULL). Memory O(tile), never B x N. */
-HLLM_API int32_t hllm_topk(hllm_context *context, const hllm_tensor *scores, const hllm_tensor *rows, const hllm_tensor *queries,
-                           const hllm_tensor *table, const hllm_tensor *excluded_offsets, const hllm_tensor *excluded_rows);
+HLLM_API int32_t hllm_topk(hllm_context *context, const hllm_tensor *scores, const hllm_tensor *rows,
+                           const hllm_tensor *queries, const hllm_tensor *table, const hllm_tensor *excluded_offsets,
+                           const hllm_tensor *excluded_rows);
 /* ranks i32 [B] = 1 + number of rows that score strictly higher than targets[b] (i32 [B]). Excluded rows do not count; a
  * target that is itself excluded ranks N + 1, a certain miss. */
-HLLM_API int32_t hllm_rank(hllm_context *context, const hllm_tensor *ranks, const hllm_tensor *queries, const hllm_tensor *table,
-                           const hllm_tensor *targets, const hllm_tensor *excluded_offsets, const hllm_tensor *excluded_rows);
+HLLM_API int32_t hllm_rank(hllm_context *context, const hllm_tensor *ranks, const hllm_tensor *queries,
+                           const hllm_tensor *table, const hllm_tensor *targets, const hllm_tensor *excluded_offsets,
+                           const hllm_tensor *excluded_rows);
 
 #ifdef __cplusplus
 }

@@ -35,13 +35,10 @@ public final class Tiny {
     }
 
     public static HllmConfig config(Pooling pooling) {
-        ModelConfig llm = ModelConfig.parse(
-                """
+        ModelConfig llm = ModelConfig.parse("""
                 {"model_type": "llama", "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
                  "num_attention_heads": 3, "num_key_value_heads": 1, "vocab_size": %d, "initializer_range": 0.2}
-                """
-                        .formatted(VOCABULARY),
-                "test");
+                """.formatted(VOCABULARY), "test");
         return new HllmConfig(llm, llm.withLayers(1), pooling, MAX_TEXT, MAX_HISTORY);
     }
 
@@ -81,7 +78,13 @@ public final class Tiny {
             int events = 1 + random.nextInt(15);
             for (int e = 0; e < events; e++) {
                 int item = (int) (items * Math.pow(random.nextDouble(), 2));
-                log.append("i").append(item).append(",u").append(u).append(',').append(time++).append('\n');
+                log.append("i")
+                        .append(item)
+                        .append(",u")
+                        .append(u)
+                        .append(',')
+                        .append(time++)
+                        .append('\n');
             }
         }
         try {
@@ -91,8 +94,7 @@ public final class Tiny {
             throw new UncheckedIOException(e);
         }
         Catalogue read = Catalogue.read(folder.resolve("items.csv"), List.of("title"));
-        Interactions interactions =
-                Interactions.read(folder.resolve("interactions.csv"), read, MissingText.ERROR);
+        Interactions interactions = Interactions.read(folder.resolve("interactions.csv"), read, MissingText.ERROR);
         return new Dataset(read, interactions, tokens(items, random));
     }
 }

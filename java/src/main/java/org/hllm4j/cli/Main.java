@@ -28,7 +28,7 @@ import picocli.CommandLine.ScopeType;
             "  hllm quickstart",
             "  hllm train --llm model/ --items items.csv --interactions interactions.csv --out run",
             "  hllm COMMAND --help",
-            "From a checkout, ./hllm test runs all tests."
+            "From a checkout, ./hllm test runs all tests and ./hllm bench the benchmark."
         },
         subcommands = {
             QuickstartCommand.class,

@@ -58,8 +58,8 @@ public record PackedTokens(
         int rows = 0;
         for (int s = 0; s < n; s++) {
             if (lengths[s] < 1) {
-                throw new HllmException("sequence " + s + " of the batch has length " + lengths[s]
-                        + "; expected at least 1 event");
+                throw new HllmException(
+                        "sequence " + s + " of the batch has length " + lengths[s] + "; expected at least 1 event");
             }
             begin[s] = rows;
             rows = Math.addExact(rows, lengths[s]);
@@ -75,7 +75,18 @@ public record PackedTokens(
         int[] length = lengths.clone();
         int[] identity = Arrays.copyOf(counting, n);
         return new PackedTokens(
-                new int[0], positions, begin, length, counting, begin, length, identity, leaf, counting, begin, length,
+                new int[0],
+                positions,
+                begin,
+                length,
+                counting,
+                begin,
+                length,
+                identity,
+                leaf,
+                counting,
+                begin,
+                length,
                 rows);
     }
 

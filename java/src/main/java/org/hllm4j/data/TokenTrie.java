@@ -200,8 +200,8 @@ public final class TokenTrie {
             return ITEM;
         }
         if (list[depth] < 0) {
-            throw new HllmException("token sequence " + sequence[leaf] + " has the negative id " + list[depth]
-                    + " at place " + depth);
+            throw new HllmException(
+                    "token sequence " + sequence[leaf] + " has the negative id " + list[depth] + " at place " + depth);
         }
         return list[depth];
     }

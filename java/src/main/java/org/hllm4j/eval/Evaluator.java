@@ -65,12 +65,14 @@ public final class Evaluator {
             }
         }
         // What shares no pass, in the order of users.
-        validation.values().stream().sorted((a, b) -> Integer.compare(a.user(), b.user())).forEach(c -> {
-            histories.add(c.history());
-            wanted.add(new int[] {c.history().length - 1});
-            cases.add(c);
-            split.add(Split.VALIDATION);
-        });
+        validation.values().stream()
+                .sorted((a, b) -> Integer.compare(a.user(), b.user()))
+                .forEach(c -> {
+                    histories.add(c.history());
+                    wanted.add(new int[] {c.history().length - 1});
+                    cases.add(c);
+                    split.add(Split.VALIDATION);
+                });
 
         Map<Split, RankingMetrics> metrics = new EnumMap<>(Split.class);
         splits.forEach(s -> metrics.put(s, new RankingMetrics()));
@@ -98,9 +100,13 @@ public final class Evaluator {
                                 ranks,
                                 vectors,
                                 normalised,
-                                workspace.ints(part.stream().mapToInt(EvaluationCase::target).toArray()),
+                                workspace.ints(part.stream()
+                                        .mapToInt(EvaluationCase::target)
+                                        .toArray()),
                                 workspace.ints(offsets),
-                                workspace.ints(part.stream().flatMapToInt(c -> Arrays.stream(c.exclude())).toArray()));
+                                workspace.ints(part.stream()
+                                        .flatMapToInt(c -> Arrays.stream(c.exclude()))
+                                        .toArray()));
                         int[] found = ranks.toInts();
                         for (int i = 0; i < count; i++) {
                             metrics.get(split.get(first + i)).add(found[i]);
@@ -113,7 +119,8 @@ public final class Evaluator {
 
     /** The baseline that any recommender has to beat: items ranked by their number of training events. */
     public static RankingMetrics popularity(Dataset data, Split split) {
-        int[] counts = Sequences.popularity(data.interactions(), data.catalogue().size());
+        int[] counts =
+                Sequences.popularity(data.interactions(), data.catalogue().size());
         RankingMetrics metrics = new RankingMetrics();
         for (EvaluationCase c : Sequences.evaluation(data.interactions(), split, 1)) {
             metrics.add(rank(counts, c));
@@ -138,8 +145,9 @@ public final class Evaluator {
     /** Fails where nobody can be evaluated, which else would read as zero. */
     public static void requireUsers(Map<Split, RankingMetrics> metrics) {
         if (metrics.values().stream().allMatch(m -> m.users() == 0)) {
-            throw new HllmException("no user has the 3 events that evaluation needs: the last is the test, the one before "
-                    + "the validation, the rest the history");
+            throw new HllmException(
+                    "no user has the 3 events that evaluation needs: the last is the test, the one before "
+                            + "the validation, the rest the history");
         }
     }
 }

@@ -42,7 +42,8 @@ public final class CatalogueEncoder {
                 long mark = workspace.mark();
                 PackedTokens pack = TokenTrie.pack(pick(tokens, items), itemToken, true);
                 try (ItemLlm.Pass pass = model.items().forward(workspace, pack, false)) {
-                    Tensor vectors = workspace.floats(items.length, model.config().width());
+                    Tensor vectors =
+                            workspace.floats(items.length, model.config().width());
                     model.context().ops().gatherRows(vectors, pass.output(), workspace.ints(pack.outputRow()));
                     sink.accept(items, vectors);
                 }
@@ -60,7 +61,8 @@ public final class CatalogueEncoder {
     /** All item vectors [N, D] on the device, in row order; the caller closes them. */
     public static Tensor table(Hllm model, int[][] tokens, int maxRows, LongConsumer progress) {
         Context context = model.context();
-        Tensor table = context.zeros(DType.F32, Math.max(1, tokens.length), model.config().width());
+        Tensor table = context.zeros(
+                DType.F32, Math.max(1, tokens.length), model.config().width());
         try {
             encode(model, tokens, maxRows, progress, (items, vectors) -> {
                 try (Tensor index = context.of(items)) {

@@ -121,8 +121,10 @@ public final class Hllm implements AutoCloseable {
     /** Sets the [ITEM] token [D]. */
     public void itemToken(float[] values) {
         if (config.pooling() != Pooling.TOKEN || values.length != config.width()) {
-            throw new HllmException("the [ITEM] token of this model has " + (config.pooling() == Pooling.TOKEN
-                    ? config.width() + " numbers, not " + values.length : "no numbers: it pools by the mean"));
+            throw new HllmException("the [ITEM] token of this model has "
+                    + (config.pooling() == Pooling.TOKEN
+                            ? config.width() + " numbers, not " + values.length
+                            : "no numbers: it pools by the mean"));
         }
         parameters.get(ITEM_TOKEN).value().write(values);
     }
@@ -149,8 +151,8 @@ public final class Hllm implements AutoCloseable {
         TensorInfo info = source.info(name);
         Tensor value = parameter.value();
         if (!sameShape(info.shape(), value.shape())) {
-            throw new HllmException(source.origin() + ": tensor '" + name + "' has shape " + Arrays.toString(info.shape())
-                    + ", expected " + Arrays.toString(value.shape()));
+            throw new HllmException(source.origin() + ": tensor '" + name + "' has shape "
+                    + Arrays.toString(info.shape()) + ", expected " + Arrays.toString(value.shape()));
         }
         FloatBuffer chunk = FloatBuffer.allocate((int) Math.min(CHUNK, info.elements()));
         for (long at = 0; at < info.elements(); at += chunk.limit()) {

@@ -14,12 +14,12 @@ import org.hllm4j.weights.ModelConfig;
 public record HllmConfig(ModelConfig item, ModelConfig user, Pooling pooling, int maxTextLength, int maxHistory) {
     public HllmConfig {
         if (item.hiddenSize() != user.hiddenSize()) {
-            throw new HllmException("the Item LLM is " + item.hiddenSize() + " wide and the User LLM " + user.hiddenSize()
-                    + "; both must have the same width: item vectors are the User LLM's inputs");
+            throw new HllmException("the Item LLM is " + item.hiddenSize() + " wide and the User LLM "
+                    + user.hiddenSize() + "; both must have the same width: item vectors are the User LLM's inputs");
         }
         if (maxTextLength < 1 || maxHistory < 1) {
-            throw new HllmException("max text length " + maxTextLength + " and max history " + maxHistory
-                    + " must be at least 1");
+            throw new HllmException(
+                    "max text length " + maxTextLength + " and max history " + maxHistory + " must be at least 1");
         }
     }
 

@@ -40,7 +40,9 @@ public final class UserEncoder {
         try (Workspace workspace = model.context().workspace()) {
             for (int begin = 0, end; begin < histories.length; begin = end) {
                 int rows = 0;
-                for (end = begin; end < histories.length && (end == begin || rows + histories[end].length <= maxRows); end++) {
+                for (end = begin;
+                        end < histories.length && (end == begin || rows + histories[end].length <= maxRows);
+                        end++) {
                     rows += histories[end].length;
                 }
                 int[][] part = Arrays.copyOfRange(histories, begin, end);
@@ -50,7 +52,11 @@ public final class UserEncoder {
                         : rows(lengths, Arrays.copyOfRange(wanted, begin, end));
                 long mark = workspace.mark();
                 Tensor x = workspace.floats(rows, model.config().width());
-                ops.gatherRows(x, table, workspace.ints(Arrays.stream(part).flatMapToInt(Arrays::stream).toArray()));
+                ops.gatherRows(
+                        x,
+                        table,
+                        workspace.ints(
+                                Arrays.stream(part).flatMapToInt(Arrays::stream).toArray()));
                 try (UserLlm.Pass pass = model.users().forward(workspace, x, lengths, outputs, false)) {
                     sink.accept(first, pass.output());
                 }

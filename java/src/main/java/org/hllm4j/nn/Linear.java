@@ -15,7 +15,8 @@ public final class Linear implements AutoCloseable {
     public Linear(Context context, Parameter parameter) {
         this.ops = context.ops();
         this.parameter = parameter;
-        this.weight = context.weight(parameter.value(), parameter.value().dtype() == DType.BF16 ? DType.BF16 : DType.F32);
+        this.weight =
+                context.weight(parameter.value(), parameter.value().dtype() == DType.BF16 ? DType.BF16 : DType.F32);
     }
 
     /** y [T, N] = x [T, K] w^T, or y += when {@code accumulate}. */

@@ -27,12 +27,7 @@ public record Packing(Tensor positions, Plan plan, Tail tail) implements AutoClo
          * @param spanOffsets [I + 1] the key spans of each wanted row, itself included at the end
          */
         public static Tail of(
-                Context context,
-                int[] allPositions,
-                int[] rows,
-                int[] spanOffsets,
-                int[] spanBegin,
-                int[] spanLength) {
+                Context context, int[] allPositions, int[] rows, int[] spanOffsets, int[] spanBegin, int[] spanLength) {
             int[] begin = new int[rows.length];
             int[] length = new int[rows.length];
             int[] positions = new int[rows.length];

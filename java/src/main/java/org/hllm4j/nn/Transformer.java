@@ -73,8 +73,7 @@ public final class Transformer implements AutoCloseable {
         Pass pass = new Pass(packing);
         Tensor stream = x;
         for (int i = 0; i < blocks.size(); i++) {
-            Block.Result result =
-                    blocks.get(i).forward(workspace, stream, packing, tail(packing, i), ropeTable, save);
+            Block.Result result = blocks.get(i).forward(workspace, stream, packing, tail(packing, i), ropeTable, save);
             stream = result.x();
             if (save) {
                 pass.saved.add(result.saved());
@@ -97,8 +96,7 @@ public final class Transformer implements AutoCloseable {
         Tensor d = workspace.floats(pass.last.size(0), width);
         norm.backward(d, doutput, pass.rstd, pass.last, false);
         for (int i = blocks.size() - 1; i >= 0; i--) {
-            d = blocks.get(i)
-                    .backward(workspace, d, pass.saved.get(i), pass.packing, tail(pass.packing, i), ropeTable);
+            d = blocks.get(i).backward(workspace, d, pass.saved.get(i), pass.packing, tail(pass.packing, i), ropeTable);
         }
         return d;
     }

@@ -26,8 +26,7 @@ public final class Export {
      */
     public static void huggingFace(Hllm model, String tokenizerJson, Path folder) {
         RunFolder.writeSide(model, Hllm.Side.ITEM, folder.resolve("item_llm"));
-        PendingFile.write(
-                folder.resolve("item_llm/tokenizer.json"), tokenizerJson.getBytes(StandardCharsets.UTF_8));
+        PendingFile.write(folder.resolve("item_llm/tokenizer.json"), tokenizerJson.getBytes(StandardCharsets.UTF_8));
         RunFolder.writeSide(model, Hllm.Side.USER, folder.resolve("user_llm"));
     }
 

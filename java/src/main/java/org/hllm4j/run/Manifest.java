@@ -85,7 +85,8 @@ public record Manifest(
         sha256.entrySet().stream()
                 .filter(e -> !e.getKey().equals("ids"))
                 .sorted(Map.Entry.comparingByKey())
-                .forEach(e -> all.append(e.getKey()).append('=').append(e.getValue()).append('\n'));
+                .forEach(e ->
+                        all.append(e.getKey()).append('=').append(e.getValue()).append('\n'));
         return Hashes.of((all + textKeys.toString() + maxTextLength + pooling).getBytes(StandardCharsets.UTF_8));
     }
 }

@@ -50,8 +50,9 @@ public final class RunFolder {
     private static final int CHUNK = 1 << 20; // elements
     private static final String ITEM_MODEL = "item_llm.model.";
     private static final String USER_MODEL = "user_llm.model.";
-    private static final String TRAINED = "(manifest|summary|quickstart)\\.json|steps\\.jsonl|items\\.safetensors|model-\\d+"
-            + "|checkpoint-\\d+\\.safetensors|events\\.out\\.tfevents\\..*";
+    private static final String TRAINED =
+            "(manifest|summary|quickstart)\\.json|steps\\.jsonl|items\\.safetensors|model-\\d+"
+                    + "|checkpoint-\\d+\\.safetensors|events\\.out\\.tfevents\\..*";
 
     private final Path path;
 
@@ -110,7 +111,9 @@ public final class RunFolder {
             Path to = folder.resolve(sideName);
             writeSide(model, side, to);
             if (side == Hllm.Side.ITEM) {
-                PendingFile.write(to.resolve("tokenizer.json"), description.tokenizerJson().getBytes(StandardCharsets.UTF_8));
+                PendingFile.write(
+                        to.resolve("tokenizer.json"),
+                        description.tokenizerJson().getBytes(StandardCharsets.UTF_8));
                 sha256.put("item/tokenizer.json", Hashes.of(to.resolve("tokenizer.json")));
             }
             sha256.put(sideName + "/config.json", Hashes.of(to.resolve("config.json")));
@@ -153,7 +156,8 @@ public final class RunFolder {
         ModelConfig config = (item ? model.config().item() : model.config().user()).withTieWordEmbeddings(true);
         String prefix = item ? ITEM_MODEL : USER_MODEL;
         Map<String, Tensor> tensors = named(
-                model.of(side).stream().filter(p -> p.name().startsWith(prefix)).toList(), prefix.substring(0, prefix.indexOf('.') + 1));
+                model.of(side).stream().filter(p -> p.name().startsWith(prefix)).toList(),
+                prefix.substring(0, prefix.indexOf('.') + 1));
         if (item) {
             write(folder.resolve("model.safetensors"), tensors);
         } else {
@@ -250,8 +254,7 @@ public final class RunFolder {
 
     /** Stores the catalogue's item vectors [N, D] beside the hashes of the model and the ids that they belong to. */
     public void saveItems(Tensor table, Catalogue catalogue) {
-        Map<String, String> meta =
-                Map.of("model_sha256", manifest().modelHash(), "ids_sha256", Hashes.of(catalogue));
+        Map<String, String> meta = Map.of("model_sha256", manifest().modelHash(), "ids_sha256", Hashes.of(catalogue));
         try (SafetensorsWriter writer = SafetensorsWriter.create(
                 itemFile(), List.of(new TensorInfo("items", StoredType.F32, table.shape())), meta)) {
             append(writer, "items", table);
@@ -289,7 +292,9 @@ public final class RunFolder {
             return;
         }
         try (Stream<Path> files = Files.list(path)) {
-            files.filter(f -> f.getFileName().toString().matches(TRAINED)).toList().forEach(RunFolder::delete);
+            files.filter(f -> f.getFileName().toString().matches(TRAINED))
+                    .toList()
+                    .forEach(RunFolder::delete);
         } catch (IOException e) {
             throw new HllmException(path + ": cannot be listed: " + e, e);
         }

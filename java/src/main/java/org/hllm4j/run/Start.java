@@ -70,32 +70,83 @@ public record Start(
     /** Both sides from one model, everything trained: the paper's setting with histories of 50. */
     public static Start of(Path llm) {
         return new Start(
-                llm, llm, Init.PRETRAINED, Init.PRETRAINED, Freeze.NONE, 0, 0, Pooling.TOKEN, 64, 50,
-                List.of("title", "tag", "description"), 1);
+                llm,
+                llm,
+                Init.PRETRAINED,
+                Init.PRETRAINED,
+                Freeze.NONE,
+                0,
+                0,
+                Pooling.TOKEN,
+                64,
+                50,
+                List.of("title", "tag", "description"),
+                1);
     }
 
     /** The first layers only, for machines or time that do not allow more. */
     public Start withLayers(int item, int user) {
         return new Start(
-                itemLlm, userLlm, itemInit, userInit, freeze, item, user, pooling, maxTextLength, maxHistory, textKeys, seed);
+                itemLlm,
+                userLlm,
+                itemInit,
+                userInit,
+                freeze,
+                item,
+                user,
+                pooling,
+                maxTextLength,
+                maxHistory,
+                textKeys,
+                seed);
     }
 
     public Start withTextKeys(List<String> keys) {
         return new Start(
-                itemLlm, userLlm, itemInit, userInit, freeze, itemLayers, userLayers, pooling, maxTextLength, maxHistory,
-                List.copyOf(keys), seed);
+                itemLlm,
+                userLlm,
+                itemInit,
+                userInit,
+                freeze,
+                itemLayers,
+                userLayers,
+                pooling,
+                maxTextLength,
+                maxHistory,
+                List.copyOf(keys),
+                seed);
     }
 
     public Start withMaxHistory(int events) {
         return new Start(
-                itemLlm, userLlm, itemInit, userInit, freeze, itemLayers, userLayers, pooling, maxTextLength, events,
-                textKeys, seed);
+                itemLlm,
+                userLlm,
+                itemInit,
+                userInit,
+                freeze,
+                itemLayers,
+                userLayers,
+                pooling,
+                maxTextLength,
+                events,
+                textKeys,
+                seed);
     }
 
     public Start withFreeze(Freeze frozen) {
         return new Start(
-                itemLlm, userLlm, itemInit, userInit, frozen, itemLayers, userLayers, pooling, maxTextLength, maxHistory,
-                textKeys, seed);
+                itemLlm,
+                userLlm,
+                itemInit,
+                userInit,
+                frozen,
+                itemLayers,
+                userLayers,
+                pooling,
+                maxTextLength,
+                maxHistory,
+                textKeys,
+                seed);
     }
 
     /** The HLLM's shape, read from the models' configurations. */

@@ -126,7 +126,8 @@ public final class Recommender implements AutoCloseable {
                         unit,
                         normalised,
                         workspace.ints(offsets),
-                        workspace.ints(part.stream().flatMapToInt(Arrays::stream).toArray()));
+                        workspace.ints(
+                                part.stream().flatMapToInt(Arrays::stream).toArray()));
                 float[] score = scores.toFloats();
                 int[] row = rows.toInts();
                 for (int i = 0; i < count; i++) {

@@ -22,9 +22,8 @@ public final class ItemTokenizer implements AutoCloseable {
 
     static {
         // The library reports its use over the network, and on a machine with a GPU downloads another build of itself.
-        for (String[] setting : new String[][] {
-            {"ai.djl.offline", "true"}, {"OPT_OUT_TRACKING", "true"}, {"RUST_FLAVOR", "cpu"}
-        }) {
+        for (String[] setting :
+                new String[][] {{"ai.djl.offline", "true"}, {"OPT_OUT_TRACKING", "true"}, {"RUST_FLAVOR", "cpu"}}) {
             if (System.getProperty(setting[0]) == null) {
                 System.setProperty(setting[0], setting[1]);
             }
@@ -104,10 +103,12 @@ public final class ItemTokenizer implements AutoCloseable {
         try {
             Encoding[] encodings = tokenizer.batchEncode(texts);
             int[][] ids = new int[texts.length][];
-            Arrays.setAll(ids, i -> Arrays.stream(encodings[i].getIds())
-                    .limit(maxLength)
-                    .mapToInt(Math::toIntExact)
-                    .toArray());
+            Arrays.setAll(
+                    ids,
+                    i -> Arrays.stream(encodings[i].getIds())
+                            .limit(maxLength)
+                            .mapToInt(Math::toIntExact)
+                            .toArray());
             return ids;
         } catch (RuntimeException e) {
             throw new HllmException(origin + ": the tokenizer failed: " + e.getMessage(), e);

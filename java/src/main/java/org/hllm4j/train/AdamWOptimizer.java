@@ -55,7 +55,16 @@ public final class AdamWOptimizer implements AutoCloseable {
         float scale = Math.min(1, clip / (found + 1e-6f)); // as torch.nn.utils.clip_grad_norm_
         step++;
         ops.adamw(new Ops.AdamW(
-                (float) lr, BETA1, BETA2, EPS, weightDecay, scale, step, model.parameters().values(), gradients, moment1,
+                (float) lr,
+                BETA1,
+                BETA2,
+                EPS,
+                weightDecay,
+                scale,
+                step,
+                model.parameters().values(),
+                gradients,
+                moment1,
                 moment2));
         model.refresh();
         return found;

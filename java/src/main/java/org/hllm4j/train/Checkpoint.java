@@ -69,8 +69,9 @@ record Checkpoint(long step, double bestNdcg, int bestEpoch, String options) {
         try (Safetensors file = Safetensors.open(newest)) {
             Map<String, String> meta = file.metadata();
             if (!options.equals(meta.get("options"))) {
-                throw new HllmException(newest + " was written with other options, data or start weights; continue with "
-                        + "those it was started with, or train into another folder");
+                throw new HllmException(
+                        newest + " was written with other options, data or start weights; continue with "
+                                + "those it was started with, or train into another folder");
             }
             tensors(model, optimizer).forEach((name, tensor) -> {
                 FloatBuffer chunk = FloatBuffer.allocate((int) Math.min(CHUNK, tensor.elements()));
@@ -84,10 +85,7 @@ record Checkpoint(long step, double bestNdcg, int bestEpoch, String options) {
             optimizer.steps(step);
             model.refresh();
             return new Checkpoint(
-                    step,
-                    Double.parseDouble(meta.get("best_ndcg")),
-                    Integer.parseInt(meta.get("best_epoch")),
-                    options);
+                    step, Double.parseDouble(meta.get("best_ndcg")), Integer.parseInt(meta.get("best_epoch")), options);
         }
     }
 

@@ -91,10 +91,10 @@ public final class GenerativeStep implements AutoCloseable {
 
         int[] lengths = Arrays.stream(sequences).mapToInt(s -> s.length - 1).toArray();
         int positions = Arrays.stream(lengths).sum();
-        Tensor inputs = workspace.ints(items.places(Arrays.stream(sequences)
-                .flatMapToInt(s -> Arrays.stream(s, 0, s.length - 1))));
-        Tensor targets = workspace.ints(
-                items.places(Arrays.stream(sequences).flatMapToInt(s -> Arrays.stream(s, 1, s.length))));
+        Tensor inputs = workspace.ints(
+                items.places(Arrays.stream(sequences).flatMapToInt(s -> Arrays.stream(s, 0, s.length - 1))));
+        Tensor targets =
+                workspace.ints(items.places(Arrays.stream(sequences).flatMapToInt(s -> Arrays.stream(s, 1, s.length))));
         Tensor negative = workspace.ints(items.places(Arrays.stream(negatives)));
         Tensor x = gather(vectors, inputs);
         Tensor p = gather(vectors, targets);
@@ -185,7 +185,8 @@ public final class GenerativeStep implements AutoCloseable {
                 place = distinct;
                 return;
             }
-            chunks = TokenTrie.chunks(tokensOf(IntStream.range(0, distinct.length).toArray()), itemToken(), true, maxRows);
+            chunks = TokenTrie.chunks(
+                    tokensOf(IntStream.range(0, distinct.length).toArray()), itemToken(), true, maxRows);
             place = new int[distinct.length];
             int next = 0;
             for (int[] chunk : chunks) {

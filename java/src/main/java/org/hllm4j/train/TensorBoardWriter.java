@@ -22,8 +22,8 @@ final class TensorBoardWriter implements AutoCloseable {
     /** @param step where a resumed run continues: viewers then drop later points of earlier files */
     TensorBoardWriter(Path folder, long step) throws IOException {
         long now = System.currentTimeMillis();
-        out = new BufferedOutputStream(Files.newOutputStream(
-                folder.resolve("events.out.tfevents." + now / 1000 + ".hllm4j." + ProcessHandle.current().pid())));
+        out = new BufferedOutputStream(Files.newOutputStream(folder.resolve("events.out.tfevents." + now / 1000
+                + ".hllm4j." + ProcessHandle.current().pid())));
         Message version = event(0);
         version.string(3, "brain.Event:2");
         record(version);
@@ -56,7 +56,10 @@ final class TensorBoardWriter implements AutoCloseable {
 
     private void record(Message message) {
         byte[] data = message.bytes.toByteArray();
-        byte[] length = ByteBuffer.allocate(8).order(ByteOrder.LITTLE_ENDIAN).putLong(data.length).array();
+        byte[] length = ByteBuffer.allocate(8)
+                .order(ByteOrder.LITTLE_ENDIAN)
+                .putLong(data.length)
+                .array();
         try {
             out.write(length);
             out.write(checksum(length));
@@ -72,7 +75,10 @@ final class TensorBoardWriter implements AutoCloseable {
         CRC32C crc = new CRC32C();
         crc.update(data, 0, data.length);
         int masked = Integer.rotateRight((int) crc.getValue(), 15) + 0xa282ead8;
-        return ByteBuffer.allocate(4).order(ByteOrder.LITTLE_ENDIAN).putInt(masked).array();
+        return ByteBuffer.allocate(4)
+                .order(ByteOrder.LITTLE_ENDIAN)
+                .putInt(masked)
+                .array();
     }
 
     void flush() throws IOException {
@@ -95,12 +101,18 @@ final class TensorBoardWriter implements AutoCloseable {
 
         void float64(int field, double value) {
             varint(field << 3 | 1);
-            bytes.writeBytes(ByteBuffer.allocate(8).order(ByteOrder.LITTLE_ENDIAN).putDouble(value).array());
+            bytes.writeBytes(ByteBuffer.allocate(8)
+                    .order(ByteOrder.LITTLE_ENDIAN)
+                    .putDouble(value)
+                    .array());
         }
 
         void float32(int field, float value) {
             varint(field << 3 | 5);
-            bytes.writeBytes(ByteBuffer.allocate(4).order(ByteOrder.LITTLE_ENDIAN).putFloat(value).array());
+            bytes.writeBytes(ByteBuffer.allocate(4)
+                    .order(ByteOrder.LITTLE_ENDIAN)
+                    .putFloat(value)
+                    .array());
         }
 
         void string(int field, String value) {

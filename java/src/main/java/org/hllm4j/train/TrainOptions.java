@@ -57,19 +57,79 @@ public record TrainOptions(
     }
 
     public TrainOptions withEpochs(int value) {
-        return new TrainOptions(value, maxSteps, batchUsers, negatives, splitLong, lr, warmup, weightDecay, clip, threshold, seed, maxRows, patience, evaluate, checkpointMinutes);
+        return new TrainOptions(
+                value,
+                maxSteps,
+                batchUsers,
+                negatives,
+                splitLong,
+                lr,
+                warmup,
+                weightDecay,
+                clip,
+                threshold,
+                seed,
+                maxRows,
+                patience,
+                evaluate,
+                checkpointMinutes);
     }
 
     public TrainOptions withLr(double value) {
-        return new TrainOptions(epochs, maxSteps, batchUsers, negatives, splitLong, value, warmup, weightDecay, clip, threshold, seed, maxRows, patience, evaluate, checkpointMinutes);
+        return new TrainOptions(
+                epochs,
+                maxSteps,
+                batchUsers,
+                negatives,
+                splitLong,
+                value,
+                warmup,
+                weightDecay,
+                clip,
+                threshold,
+                seed,
+                maxRows,
+                patience,
+                evaluate,
+                checkpointMinutes);
     }
 
     public TrainOptions withBatchUsers(int value) {
-        return new TrainOptions(epochs, maxSteps, value, negatives, splitLong, lr, warmup, weightDecay, clip, threshold, seed, maxRows, patience, evaluate, checkpointMinutes);
+        return new TrainOptions(
+                epochs,
+                maxSteps,
+                value,
+                negatives,
+                splitLong,
+                lr,
+                warmup,
+                weightDecay,
+                clip,
+                threshold,
+                seed,
+                maxRows,
+                patience,
+                evaluate,
+                checkpointMinutes);
     }
 
     public TrainOptions withNegatives(int value) {
-        return new TrainOptions(epochs, maxSteps, batchUsers, value, splitLong, lr, warmup, weightDecay, clip, threshold, seed, maxRows, patience, evaluate, checkpointMinutes);
+        return new TrainOptions(
+                epochs,
+                maxSteps,
+                batchUsers,
+                value,
+                splitLong,
+                lr,
+                warmup,
+                weightDecay,
+                clip,
+                threshold,
+                seed,
+                maxRows,
+                patience,
+                evaluate,
+                checkpointMinutes);
     }
 
     private static void require(boolean holds, String name, Object value, String expected) {

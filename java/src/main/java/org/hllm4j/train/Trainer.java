@@ -75,8 +75,9 @@ public final class Trainer {
     private static Batches batches(Dataset data, TrainOptions options, int maxHistory) {
         List<TrainingSequence> sequences = Sequences.training(data.interactions(), maxHistory, options.splitLong());
         if (sequences.isEmpty()) {
-            throw new HllmException("there is nothing to train on: no user has 2 training events (the last 2 of 3 or more "
-                    + "events are held out)");
+            throw new HllmException(
+                    "there is nothing to train on: no user has 2 training events (the last 2 of 3 or more "
+                            + "events are held out)");
         }
         return new Batches(
                 sequences,
@@ -117,7 +118,8 @@ public final class Trainer {
                 while (state.step() < total) {
                     long number = state.step();
                     int epoch = (int) (number / perEpoch);
-                    StepLog line = step(step, optimizer, schedule, batches.batch(epoch, (int) (number % perEpoch)), total);
+                    StepLog line =
+                            step(step, optimizer, schedule, batches.batch(epoch, (int) (number % perEpoch)), total);
                     log.step(line);
                     listener.step(line);
                     state = new Checkpoint(number + 1, state.bestNdcg(), state.bestEpoch(), state.options());
@@ -163,21 +165,17 @@ public final class Trainer {
         optimizer.zeroGradients();
         GenerativeStep.Result result = step.run(batch.sequences(), batch.negatives());
         if (result.nceSamples() <= 2 && batch.negatives().length > 2) {
-            throw new HllmException("training has collapsed at step " + (batch.step() + 1) + ": only " + result.nceSamples()
+            throw new HllmException("training has collapsed at step " + (batch.step() + 1) + ": only "
+                    + result.nceSamples()
                     + " of " + (batch.negatives().length + 1) + " logits are left, since all item vectors have become "
-                    + "alike (cosine above " + options.threshold() + "). Lower the learning rate, lengthen the warm-up, or "
+                    + "alike (cosine above " + options.threshold()
+                    + "). Lower the learning rate, lengthen the warm-up, or "
                     + "start from pretrained weights");
         }
         double lr = schedule.rate(batch.step());
         double norm = optimizer.step(lr);
         return new StepLog(
-                batch.step() + 1,
-                total,
-                batch.epoch() + 1,
-                lr,
-                result,
-                norm,
-                (System.nanoTime() - start) / 1e9);
+                batch.step() + 1, total, batch.epoch() + 1, lr, result, norm, (System.nanoTime() - start) / 1e9);
     }
 
     /** Validates the model as it stands, and saves it when it is the best so far. */

@@ -16,10 +16,8 @@ import org.junit.jupiter.api.Test;
 class PhiloxTest {
     @Test
     void knownAnswersOfRandom123() {
-        assertArrayEquals(
-                new int[] {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}, block(0, 0, 0, 0, 0, 0));
-        assertArrayEquals(
-                new int[] {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}, block(-1, -1, -1, -1, -1, -1));
+        assertArrayEquals(new int[] {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}, block(0, 0, 0, 0, 0, 0));
+        assertArrayEquals(new int[] {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}, block(-1, -1, -1, -1, -1, -1));
         assertArrayEquals(
                 new int[] {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1},
                 block(0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0));
@@ -92,7 +90,9 @@ class PhiloxTest {
     @Test
     void shufflesArePermutationsAndDifferByEpoch() {
         int[] order = Shuffle.order(5, 0, 1000);
-        assertArrayEquals(IntStream.range(0, 1000).toArray(), Arrays.stream(order).sorted().toArray());
+        assertArrayEquals(
+                IntStream.range(0, 1000).toArray(),
+                Arrays.stream(order).sorted().toArray());
         assertArrayEquals(order, Shuffle.order(5, 0, 1000));
         assertTrue(!Arrays.equals(order, Shuffle.order(5, 1, 1000)));
         assertEquals(0, Shuffle.order(5, 0, 0).length);

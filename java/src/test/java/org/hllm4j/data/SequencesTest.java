@@ -63,15 +63,15 @@ class SequencesTest {
         assertArrayEquals(
                 new int[][] {{2, 3, 4}, {5, 6, 7}, {0, 1, 2}, {3, 4, 5}, {0, 1, 2}},
                 items(Sequences.training(log, 2, true)));
-        assertArrayEquals(
-                new int[][] {{5, 6, 7}, {3, 4, 5}, {0, 1, 2}}, items(Sequences.training(log, 2, false)));
+        assertArrayEquals(new int[][] {{5, 6, 7}, {3, 4, 5}, {0, 1, 2}}, items(Sequences.training(log, 2, false)));
         assertThrows(HllmException.class, () -> Sequences.training(log, 0, true));
         assertEquals(3, Sequences.popularity(log, 10)[0], "dropped events count");
     }
 
     @Test
     void batchesCoverAnEpochAndCanBeAskedForInAnyOrder() throws IOException {
-        String[] users = IntStream.range(0, 11).mapToObj(u -> "0 " + u % 9 + " 9 9").toArray(String[]::new);
+        String[] users =
+                IntStream.range(0, 11).mapToObj(u -> "0 " + u % 9 + " 9 9").toArray(String[]::new);
         List<TrainingSequence> sequences = Sequences.training(users(users), 4, true);
         Batches batches = new Batches(sequences, 10, new Batches.Settings(4, 4, 0, 99));
         assertEquals(3, batches.batchesPerEpoch());
@@ -101,9 +101,10 @@ class SequencesTest {
 
     @Test
     void aGivenNumberOfNegativesIsSharedOutAndDrawnFreely() throws IOException {
-        String[] users = IntStream.range(0, 5).mapToObj(u -> "0 1 2 3 4 5 6 7 8 9 0 0").toArray(String[]::new);
-        Batches batches = new Batches(
-                Sequences.training(users(users), 20, true), 10, new Batches.Settings(3, 20, 100, 1));
+        String[] users =
+                IntStream.range(0, 5).mapToObj(u -> "0 1 2 3 4 5 6 7 8 9 0 0").toArray(String[]::new);
+        Batches batches =
+                new Batches(Sequences.training(users(users), 20, true), 10, new Batches.Settings(3, 20, 100, 1));
         assertEquals(34 * 3, batches.batch(0, 0).negatives().length);
         assertEquals(50 * 2, batches.batch(0, 1).negatives().length);
         Batches outside =
@@ -116,9 +117,7 @@ class SequencesTest {
     }
 
     @ParameterizedTest
-    @CsvSource({
-        "movietweetings-100k, 4333, 2414, 68055, 14.61, 7.38",
-        "amazon-beauty, 22332, 12086, 198215, 1.14, 0.55"
+    @CsvSource({"movietweetings-100k, 4333, 2414, 68055, 14.61, 7.38", "amazon-beauty, 22332, 12086, 198215, 1.14, 0.55"
     })
     void popularityOnRealData(String name, int users, int items, int events, double recall, double ndcg) {
         String shared = System.getProperty("hllm.shared", "");
@@ -172,7 +171,12 @@ class SequencesTest {
         for (int user = 0; user < users.length; user++) {
             int time = 0;
             for (String item : users[user].split(" ")) {
-                log.append(item).append(",u").append(user).append(',').append(time++).append('\n');
+                log.append(item)
+                        .append(",u")
+                        .append(user)
+                        .append(',')
+                        .append(time++)
+                        .append('\n');
             }
         }
         Path itemsCsv = Files.writeString(folder.resolve("items.csv"), items);

@@ -81,8 +81,10 @@ class TablesTest {
         items("item_id,title\r\na,x\r\n,y\r\n", "items.csv:3: empty item_id");
         items("item_id,title\na,x\nb,y,z\n", "items.csv:3: 3 fields, but the header has 2");
         items("item_id,title\na\n", "items.csv:2: 1 fields, but the header has 2");
-        items("item_id,title\na,x\nb,\"x\n", "items.csv: cannot be read as CSV: Unclosed quoted field at end of input"
-                + " (record starting at line 3)");
+        items(
+                "item_id,title\na,x\nb,\"x\n",
+                "items.csv: cannot be read as CSV: Unclosed quoted field at end of input"
+                        + " (record starting at line 3)");
         fails("no such file", () -> Catalogue.read(folder, List.of("title")));
         fails("no such file", () -> Catalogue.read(folder.resolve("absent.csv"), List.of("title")));
     }
@@ -168,9 +170,7 @@ class TablesTest {
                 """);
         assertArrayEquals(new int[] {0, 2, 0, 1, 2, 1, 0}, log.events(0));
         assertArrayEquals(
-                new long[] {
-                    -1, 1234567890, 1234567890, 1234567890, 1234567890, Long.MAX_VALUE - 1, Long.MAX_VALUE
-                },
+                new long[] {-1, 1234567890, 1234567890, 1234567890, 1234567890, Long.MAX_VALUE - 1, Long.MAX_VALUE},
                 log.timestamps(0));
     }
 
@@ -188,14 +188,18 @@ class TablesTest {
         for (int i = 0; i < 5000; i++) {
             Event event = new Event(random.nextInt(3), random.nextInt(300));
             int user = random.nextInt(2);
-            csv.append(items.id(event.item())).append(",u").append(user).append(',').append(event.time()).append('\n');
+            csv.append(items.id(event.item()))
+                    .append(",u")
+                    .append(user)
+                    .append(',')
+                    .append(event.time())
+                    .append('\n');
             expected.get(user).add(event);
         }
         Interactions log = Interactions.read(write("log.csv", csv.toString()), items, MissingText.ERROR);
         for (int user = 0; user < 2; user++) {
             expected.get(user).sort(Comparator.comparingLong(Event::time)); // stable
-            assertArrayEquals(
-                    expected.get(user).stream().mapToInt(Event::item).toArray(), log.events(user));
+            assertArrayEquals(expected.get(user).stream().mapToInt(Event::item).toArray(), log.events(user));
         }
     }
 

@@ -59,7 +59,8 @@ class TokenTrieTest {
         assertArrayEquals(new int[] {TokenTrie.ITEM}, bare.ids());
         assertArrayEquals(new int[] {0, 0}, bare.outputRow());
         int[][] empty = {{1}, {}};
-        String message = assertThrows(HllmException.class, () -> TokenTrie.pack(empty, false, true)).getMessage();
+        String message = assertThrows(HllmException.class, () -> TokenTrie.pack(empty, false, true))
+                .getMessage();
         assertTrue(message.contains("sequence 1 is empty"), message);
         int[][] negative = {{1, -2}};
         assertThrows(HllmException.class, () -> TokenTrie.pack(negative, true, true));
@@ -95,8 +96,7 @@ class TokenTrieTest {
         assertArrayEquals(pack.ids(), permuted.ids());
         assertArrayEquals(pack.spanBegin(), permuted.spanBegin());
         assertArrayEquals(pack.leafRow(), permuted.leafRow());
-        assertArrayEquals(
-                IntStream.of(order).map(i -> pack.outputRow()[i]).toArray(), permuted.outputRow());
+        assertArrayEquals(IntStream.of(order).map(i -> pack.outputRow()[i]).toArray(), permuted.outputRow());
     }
 
     @ParameterizedTest
@@ -173,7 +173,8 @@ class TokenTrieTest {
             total += list.length;
         }
         assertEquals(total, pack.inputTokens());
-        assertEquals(share ? nodes.size() : distinct.stream().mapToInt(List::size).sum(), pack.rows());
+        assertEquals(
+                share ? nodes.size() : distinct.stream().mapToInt(List::size).sum(), pack.rows());
         assertEquals(distinct.size(), pack.leaves());
 
         // A sequence's path, by its tail spans, is its tokens at positions 0..n-1.
@@ -182,7 +183,8 @@ class TokenTrieTest {
         for (int s = 0; s < full.length; s++) {
             int leaf = pack.outputRow()[s];
             int[] path = Arrays.copyOfRange(pathRows, pathOffsets[leaf], pathOffsets[leaf + 1]);
-            assertArrayEquals(full[s], IntStream.of(path).map(r -> pack.ids()[r]).toArray());
+            assertArrayEquals(
+                    full[s], IntStream.of(path).map(r -> pack.ids()[r]).toArray());
             assertArrayEquals(
                     IntStream.range(0, path.length).toArray(),
                     IntStream.of(path).map(r -> pack.positions()[r]).toArray());
@@ -202,7 +204,8 @@ class TokenTrieTest {
             for (int row = pack.segmentBegin()[segment]; row < next; row++) {
                 int[] path = Arrays.copyOf(keys, keys.length - (next - 1 - row));
                 assertEquals(row, path[path.length - 1], "bottom-right aligned");
-                List<Integer> prefix = IntStream.of(path).mapToObj(r -> pack.ids()[r]).collect(Collectors.toList());
+                List<Integer> prefix =
+                        IntStream.of(path).mapToObj(r -> pack.ids()[r]).collect(Collectors.toList());
                 assertTrue(nodes.contains(prefix));
                 assertTrue(seen.add(prefix) || !share, "a node is computed once");
                 for (int k = 0; k < path.length; k++) {

@@ -32,8 +32,8 @@ class EvaluatorTest {
         Dataset data = Tiny.dataset(folder, 60, 50);
         try (Context context = Context.open(Tiny.device());
                 Hllm model = Tiny.model(context, Pooling.TOKEN, Hllm.Trained.NOTHING);
-                Tensor table = CatalogueEncoder.table(
-                        model, Tiny.tokens(50, new Random(Tiny.seed() + 1)), 4096, null)) {
+                Tensor table =
+                        CatalogueEncoder.table(model, Tiny.tokens(50, new Random(Tiny.seed() + 1)), 4096, null)) {
             int width = model.config().width();
             float[] items = table.toFloats();
             Map<Split, RankingMetrics> expected = new EnumMap<>(Split.class);
@@ -83,7 +83,8 @@ class EvaluatorTest {
     /** Equal but for the order in which users are added up. */
     private static void near(RankingMetrics expected, RankingMetrics found) {
         assertFalse(expected.asMap().isEmpty());
-        expected.asMap().forEach((name, value) -> assertEquals(value, found.asMap().get(name), 1e-12, name));
+        expected.asMap()
+                .forEach((name, value) -> assertEquals(value, found.asMap().get(name), 1e-12, name));
     }
 
     private static double cosine(double[] user, float[] items, int item) {

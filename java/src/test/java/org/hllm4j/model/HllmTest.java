@@ -57,8 +57,8 @@ class HllmTest {
         try (Context context = Context.open(Tiny.device());
                 Hllm model = Tiny.model(context, pooling, Hllm.Trained.NOTHING)) {
             float[][] whole = encode(model, tokens, true);
-            float[][] permuted = encode(
-                    model, order.stream().map(i -> tokens[i]).toArray(int[][]::new), true);
+            float[][] permuted =
+                    encode(model, order.stream().map(i -> tokens[i]).toArray(int[][]::new), true);
             try (Tensor table = CatalogueEncoder.table(model, tokens, 20, null)) {
                 float[] chunked = table.toFloats();
                 int width = model.config().width();
@@ -145,7 +145,9 @@ class HllmTest {
 
     private static float[][] users(Hllm model, Tensor table, int[][] histories, int[][] wanted, int maxRows) {
         float[][] out = new float
-                [wanted == null ? histories.length : Arrays.stream(wanted).mapToInt(w -> w.length).sum()][];
+                [wanted == null
+                        ? histories.length
+                        : Arrays.stream(wanted).mapToInt(w -> w.length).sum()][];
         int width = model.config().width();
         UserEncoder.encode(model, table, histories, wanted, maxRows, null, (first, vectors) -> {
             float[] values = vectors.toFloats();

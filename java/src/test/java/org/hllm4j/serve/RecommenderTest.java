@@ -75,8 +75,12 @@ class RecommenderTest {
                 Hllm saved = Tiny.model(context, Pooling.TOKEN, Hllm.Trained.NOTHING);
                 Hllm loaded = run.load(context, DType.F32)) {
             assertFalse(saved.parameters().all().isEmpty());
-            saved.parameters().all().forEach(p -> assertArrayEquals(
-                    p.value().toFloats(), loaded.parameters().get(p.name()).value().toFloats(), p.name()));
+            saved.parameters()
+                    .all()
+                    .forEach(p -> assertArrayEquals(
+                            p.value().toFloats(),
+                            loaded.parameters().get(p.name()).value().toFloats(),
+                            p.name()));
         }
     }
 
@@ -110,7 +114,10 @@ class RecommenderTest {
             }
             assertThrows(HllmException.class, () -> recommender.recommend(List.of(new int[0]), 5));
             assertEquals(
-                    2, recommender.evaluate(data.interactions(), List.of(Split.values()), null).size());
+                    2,
+                    recommender
+                            .evaluate(data.interactions(), List.of(Split.values()), null)
+                            .size());
         }
     }
 
@@ -159,16 +166,23 @@ class RecommenderTest {
             Export.officialCheckpoint(model, out.resolve("pytorch_model.bin"));
             try (TorchCheckpoint file = TorchCheckpoint.open(out.resolve("pytorch_model.bin"))) {
                 assertArrayEquals(new long[0], file.info("logit_scale").shape());
-                assertArrayEquals(new long[] {1, 1, 24}, file.info("item_emb_tokens").shape());
+                assertArrayEquals(
+                        new long[] {1, 1, 24}, file.info("item_emb_tokens").shape());
                 again.load(file);
             }
-            model.parameters().all().forEach(p -> assertArrayEquals(
-                    p.value().toFloats(), again.parameters().get(p.name()).value().toFloats(), p.name()));
+            model.parameters()
+                    .all()
+                    .forEach(p -> assertArrayEquals(
+                            p.value().toFloats(),
+                            again.parameters().get(p.name()).value().toFloats(),
+                            p.name()));
             for (Hllm.Side side : Hllm.Side.values()) {
                 Path sideFolder = out.resolve(side == Hllm.Side.ITEM ? "item_llm" : "user_llm");
                 try (PretrainedModel pretrained = PretrainedModel.open(sideFolder)) {
                     pretrained.check();
-                    assertEquals(side == Hllm.Side.ITEM ? Tiny.VOCABULARY : 1, pretrained.config().vocabSize());
+                    assertEquals(
+                            side == Hllm.Side.ITEM ? Tiny.VOCABULARY : 1,
+                            pretrained.config().vocabSize());
                 }
             }
         }

@@ -34,15 +34,13 @@ class ItemTokenizerTest {
         try (ItemTokenizer tokenizer = ItemTokenizer.fromJson(json(true, "null"), "test")) {
             assertArrayEquals(new int[] {BOS, 'a'}, tokenizer.encode("a"));
             assertArrayEquals(new int[] {BOS}, tokenizer.encode(""));
-            assertArrayEquals(
-                    new int[][] {{BOS, 'a'}, {BOS, 'x'}}, tokenizer.encodeAll(List.of("abc", "x"), 2, null));
+            assertArrayEquals(new int[][] {{BOS, 'a'}, {BOS, 'x'}}, tokenizer.encodeAll(List.of("abc", "x"), 2, null));
         }
     }
 
     @Test
     void nothingIsCutButByMaxLength() {
-        String cutting =
-                "{\"direction\":\"Right\",\"max_length\":4,\"strategy\":\"LongestFirst\",\"stride\":0}";
+        String cutting = "{\"direction\":\"Right\",\"max_length\":4,\"strategy\":\"LongestFirst\",\"stride\":0}";
         String text = "word ".repeat(400); // 2000 tokens
         for (String truncation : List.of("null", cutting)) {
             try (ItemTokenizer tokenizer = ItemTokenizer.fromJson(json(false, truncation), "test")) {
@@ -109,13 +107,11 @@ class ItemTokenizerTest {
             boolean printable = b >= '!' && b <= '~' || b >= 0xa1 && b <= 0xac || b >= 0xae;
             vocabulary.append("\"\\u%04x\":%d,".formatted(printable ? b : next++, b));
         }
-        String processor = bos
-                ? """
+        String processor = bos ? """
                 {"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>","type_id":0}},
                  {"Sequence":{"id":"A","type_id":0}}],"pair":[{"Sequence":{"id":"A","type_id":0}},
                  {"Sequence":{"id":"B","type_id":1}}],
-                 "special_tokens":{"<s>":{"id":"<s>","ids":[257],"tokens":["<s>"]}}}"""
-                : "null";
+                 "special_tokens":{"<s>":{"id":"<s>","ids":[257],"tokens":["<s>"]}}}""" : "null";
         return """
                 {"version":"1.0","truncation":%s,"padding":null,
                  "added_tokens":[{"id":257,"content":"<s>","single_word":false,"lstrip":false,"rstrip":false,
@@ -124,7 +120,6 @@ class ItemTokenizerTest {
                  "pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true},
                  "post_processor":%s,"decoder":null,
                  "model":{"type":"BPE","dropout":null,"unk_token":null,"fuse_unk":false,
-                  "vocab":{%s"th":256,"<s>":257},"merges":["t h"]}}"""
-                .formatted(truncation, processor, vocabulary);
+                  "vocab":{%s"th":256,"<s>":257},"merges":["t h"]}}""".formatted(truncation, processor, vocabulary);
     }
 }

@@ -57,7 +57,8 @@ class GoldenTest {
         // Chunks of 16 rows force the second encoding; 100,000 keep activations.
         return files.stream()
                 .flatMap(f -> Stream.of(100_000, 16)
-                        .map(rows -> DynamicTest.dynamicTest(f.getFileName() + ", " + rows + " rows", () -> check(f, rows))))
+                        .map(rows ->
+                                DynamicTest.dynamicTest(f.getFileName() + ", " + rows + " rows", () -> check(f, rows))))
                 .toList();
     }
 
@@ -138,12 +139,16 @@ class GoldenTest {
         long[] positive = golden.readLongs("batch.pos_items");
         int[][] sequences = new int[users][];
         for (int u = 0; u < users; u++) {
-            int padding = (int) IntStream.range(u * history, (u + 1) * history).filter(i -> mask[i] == 0).count();
+            int padding = (int) IntStream.range(u * history, (u + 1) * history)
+                    .filter(i -> mask[i] == 0)
+                    .count();
             sequences[u] = Arrays.stream(positive, u * (history + 1) + padding, (u + 1) * (history + 1))
                     .mapToInt(i -> (int) i)
                     .toArray();
         }
-        int[] negatives = Arrays.stream(golden.readLongs("batch.neg_items")).mapToInt(i -> (int) i).toArray();
+        int[] negatives = Arrays.stream(golden.readLongs("batch.neg_items"))
+                .mapToInt(i -> (int) i)
+                .toArray();
 
         float[] metrics = floats(golden, "out.metrics");
         double[] steps = doubles(golden, "out.loss_and_gradnorm_per_step");
@@ -214,7 +219,9 @@ class GoldenTest {
         int[][] items = new int[lengths.length][];
         int at = 0;
         for (int i = 0; i < items.length; i++) {
-            items[i] = Arrays.stream(ids, at, at + (int) lengths[i] - itemTokens).mapToInt(id -> (int) id).toArray();
+            items[i] = Arrays.stream(ids, at, at + (int) lengths[i] - itemTokens)
+                    .mapToInt(id -> (int) id)
+                    .toArray();
             at += (int) lengths[i];
         }
         return items;

@@ -41,7 +41,8 @@ class SmolLm2Test {
                 ItemTokenizer tokenizer = ItemTokenizer.fromJson(start.tokenizerJson(), gguf)) {
             List<String> texts =
                     Arrays.asList(new ObjectMapper().readValue(golden.metadata().get("texts"), String[].class));
-            int[][] tokens = tokenizer.encodeAll(texts, Integer.parseInt(golden.metadata().get("max_text_length")), null);
+            int[][] tokens = tokenizer.encodeAll(
+                    texts, Integer.parseInt(golden.metadata().get("max_text_length")), null);
             long[] expected = golden.readLongs("input_ids");
             assertArrayEquals(
                     Arrays.stream(expected).mapToInt(i -> (int) i).toArray(),
@@ -75,7 +76,9 @@ class SmolLm2Test {
         int compared = 0;
         for (int u = 0; u < users; u++) {
             int begin = u * length;
-            int[] places = IntStream.range(begin, begin + length).filter(i -> mask[i] != 0).toArray();
+            int[] places = IntStream.range(begin, begin + length)
+                    .filter(i -> mask[i] != 0)
+                    .toArray();
             int[] items = Arrays.stream(places).map(i -> (int) history[i]).toArray();
             float[][] found = new float[1][];
             UserEncoder.encode(

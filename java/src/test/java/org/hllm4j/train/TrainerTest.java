@@ -31,8 +31,8 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
 class TrainerTest {
-    private static final TrainOptions OPTIONS = new TrainOptions(
-            3, 0, 8, 20, true, 5e-3, 0.1, 0.01, 1, 0.99, Tiny.seed(), 1000, 5, true, 1e-9);
+    private static final TrainOptions OPTIONS =
+            new TrainOptions(3, 0, 8, 20, true, 5e-3, 0.1, 0.01, 1, 0.99, Tiny.seed(), 1000, 5, true, 1e-9);
 
     @TempDir
     Path folder;
@@ -122,26 +122,30 @@ class TrainerTest {
     @Test
     void workSinceTheLastCheckpointIsDoneAgain() throws IOException {
         Trained whole = train("whole", OPTIONS, BOTH, -1);
-        TrainOptions rarely = new TrainOptions(
-                3, 0, 8, 20, true, 5e-3, 0.1, 0.01, 1, 0.99, Tiny.seed(), 1000, 5, true, 1000);
+        TrainOptions rarely =
+                new TrainOptions(3, 0, 8, 20, true, 5e-3, 0.1, 0.01, 1, 0.99, Tiny.seed(), 1000, 5, true, 1000);
         train("killed", OPTIONS, BOTH, 3);
         RuntimeException killed = new RuntimeException("killed");
         try (Context context = Context.open(Tiny.device());
                 Hllm model = Tiny.model(context, Pooling.TOKEN, BOTH)) {
-            assertEquals(killed, assertThrows(RuntimeException.class, () -> Trainer.fit(
-                    model,
-                    data,
-                    rarely,
-                    RunFolder.create(folder.resolve("killed")),
-                    new Origin(List.of("title"), "{}", Map.of("start", "test")),
-                    new TrainListener() {
-                        @Override
-                        public void step(StepLog log) {
-                            if (log.step() == 7) {
-                                throw killed;
-                            }
-                        }
-                    })));
+            assertEquals(
+                    killed,
+                    assertThrows(
+                            RuntimeException.class,
+                            () -> Trainer.fit(
+                                    model,
+                                    data,
+                                    rarely,
+                                    RunFolder.create(folder.resolve("killed")),
+                                    new Origin(List.of("title"), "{}", Map.of("start", "test")),
+                                    new TrainListener() {
+                                        @Override
+                                        public void step(StepLog log) {
+                                            if (log.step() == 7) {
+                                                throw killed;
+                                            }
+                                        }
+                                    })));
         }
         Path log = folder.resolve("killed/steps.jsonl");
         Files.writeString(log, Files.readString(log) + "{\"step\": 8, \"lo");
@@ -154,10 +158,9 @@ class TrainerTest {
     @Test
     void otherOptionsOrDataDoNotContinueARun() {
         train("run", OPTIONS, BOTH, 2);
-        TrainOptions other = new TrainOptions(
-                3, 0, 8, 20, true, 4e-3, 0.1, 0.01, 1, 0.99, Tiny.seed(), 1000, 5, true, 1e-9);
-        HllmException refused =
-                assertThrows(HllmException.class, () -> train("run", other, BOTH, -1));
+        TrainOptions other =
+                new TrainOptions(3, 0, 8, 20, true, 4e-3, 0.1, 0.01, 1, 0.99, Tiny.seed(), 1000, 5, true, 1e-9);
+        HllmException refused = assertThrows(HllmException.class, () -> train("run", other, BOTH, -1));
         assertTrue(refused.getMessage().contains("other options"), refused.getMessage());
     }
 
@@ -181,14 +184,19 @@ class TrainerTest {
                                 }
                             });
                     int third = losses.size() / 3;
-                    double before = losses.subList(0, third).stream().mapToDouble(d -> d).average().orElseThrow();
+                    double before = losses.subList(0, third).stream()
+                            .mapToDouble(d -> d)
+                            .average()
+                            .orElseThrow();
                     double after = losses.subList(losses.size() - third, losses.size()).stream()
                             .mapToDouble(d -> d)
                             .average()
                             .orElseThrow();
                     assertTrue(after < before, () -> trained + ": loss " + before + " -> " + after);
-                    assertEquals(trained.item(), changed(start, model, Hllm.Side.ITEM), trained + ": item side changed");
-                    assertEquals(trained.user(), changed(start, model, Hllm.Side.USER), trained + ": user side changed");
+                    assertEquals(
+                            trained.item(), changed(start, model, Hllm.Side.ITEM), trained + ": item side changed");
+                    assertEquals(
+                            trained.user(), changed(start, model, Hllm.Side.USER), trained + ": user side changed");
                 }
             }
         }
@@ -197,7 +205,8 @@ class TrainerTest {
     private static boolean changed(Hllm start, Hllm model, Hllm.Side side) {
         boolean[] changed = model.of(side).stream()
                 .map(p -> !Arrays.equals(
-                        start.parameters().get(p.name()).value().toFloats(), p.value().toFloats()))
+                        start.parameters().get(p.name()).value().toFloats(),
+                        p.value().toFloats()))
                 .collect(() -> new boolean[2], (b, c) -> b[c ? 1 : 0] = true, (a, b) -> {});
         assertTrue(changed[0] != changed[1], "some parameters of the side changed and some did not");
         return changed[1];
@@ -257,8 +266,8 @@ class TrainerTest {
 
     @Test
     void aCollapsedRunStopsWithAnExplanation() {
-        TrainOptions everythingMasked = new TrainOptions(
-                1, 0, 8, 20, true, 1e-3, 0.1, 0.01, 1, -2, Tiny.seed(), 1000, 5, true, 5);
+        TrainOptions everythingMasked =
+                new TrainOptions(1, 0, 8, 20, true, 1e-3, 0.1, 0.01, 1, -2, Tiny.seed(), 1000, 5, true, 5);
         HllmException collapsed =
                 assertThrows(HllmException.class, () -> train("collapsed", everythingMasked, BOTH, -1));
         assertTrue(collapsed.getMessage().contains("collapsed"), collapsed.getMessage());
@@ -272,8 +281,8 @@ class TrainerTest {
             nan[3] = Float.NaN;
             model.itemToken(nan);
             try (GenerativeStep step = new GenerativeStep(model, data.tokens(), 1000, 0.99f, null)) {
-                HllmException stopped = assertThrows(
-                        HllmException.class, () -> step.run(new int[][] {{1, 2, 3}}, new int[] {4, 5, 6}));
+                HllmException stopped =
+                        assertThrows(HllmException.class, () -> step.run(new int[][] {{1, 2, 3}}, new int[] {4, 5, 6}));
                 assertTrue(stopped.getMessage().contains("no parameter was changed"), stopped.getMessage());
             }
         }
@@ -295,7 +304,8 @@ class TrainerTest {
         Trained run = train("events", OPTIONS, BOTH, -1);
         List<Path> files;
         try (Stream<Path> list = Files.list(folder.resolve("events"))) {
-            files = list.filter(f -> f.getFileName().toString().startsWith("events.out.tfevents")).toList();
+            files = list.filter(f -> f.getFileName().toString().startsWith("events.out.tfevents"))
+                    .toList();
         }
         assertEquals(1, files.size());
         ByteBuffer in = ByteBuffer.wrap(Files.readAllBytes(files.getFirst())).order(ByteOrder.LITTLE_ENDIAN);
@@ -309,7 +319,10 @@ class TrainerTest {
             byte[] length = new byte[8];
             in.get(length);
             assertEquals(masked(length), in.getInt());
-            byte[] event = new byte[(int) ByteBuffer.wrap(length).order(ByteOrder.LITTLE_ENDIAN).getLong()];
+            byte[] event = new byte
+                    [(int) ByteBuffer.wrap(length)
+                            .order(ByteOrder.LITTLE_ENDIAN)
+                            .getLong()];
             in.get(event);
             assertEquals(masked(event), in.getInt());
             records++;

@@ -71,7 +71,9 @@ class ModelConfigTest {
         assertEquals(config.withLayers(5).layers(), 5);
         assertEquals(config, config.withLayers(5).withLayers(2));
         assertEquals(1, config.withoutWords().vocabSize());
-        assertTrue(config.withoutWords().toJson().contains("\"eos_token_id\":null"), config.withoutWords().toJson());
+        assertTrue(
+                config.withoutWords().toJson().contains("\"eos_token_id\":null"),
+                config.withoutWords().toJson());
         String json = config.toJson();
         for (String part : new String[] {
             "\"architectures\":[\"LlamaForCausalLM\"]",
