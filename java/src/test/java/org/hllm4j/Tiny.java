@@ -97,4 +97,16 @@ public final class Tiny {
         Interactions interactions = Interactions.read(folder.resolve("interactions.csv"), read, MissingText.ERROR);
         return new Dataset(read, interactions, tokens(items, random));
     }
+
+    /** The real model: where -Dhllm.smollm2 says, or where quickstart keeps it. */
+    public static Path smolLm2() {
+        String named = System.getProperty("hllm.smollm2", "");
+        return !named.isEmpty() && !named.startsWith("${")
+                ? Path.of(named)
+                : Path.of(System.getProperty("user.home"), ".cache/hllm4j/SmolLM2-135M-Instruct.Q4_1.gguf");
+    }
+
+    public static String noSmolLm2() {
+        return "skipped: no " + smolLm2() + " (./hllm quickstart fetches it; -Dhllm.smollm2 names another place)";
+    }
 }

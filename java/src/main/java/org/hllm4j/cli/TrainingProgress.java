@@ -16,8 +16,12 @@ final class TrainingProgress implements TrainListener {
     }
 
     @Override
-    public void resumed(long step) {
+    public void resumed(long step, String otherEnvironment) {
         progress.say("Continuing after step " + step);
+        if (otherEnvironment != null) {
+            progress.say("The checkpoint comes from another environment (" + otherEnvironment
+                    + "): the numbers go on in the same way, but not bit for bit");
+        }
     }
 
     @Override

@@ -72,6 +72,7 @@ final class NativeLibrary {
             }
             // Links it now: between a failed call and reading its text nothing may run on this thread.
             Hllm.hllm_error_message();
+            System.getLogger(NativeLibrary.class.getName()).log(System.Logger.Level.DEBUG, "loaded {0}", place);
             return true;
         } catch (IllegalCallerException denied) {
             throw new HllmException(

@@ -28,6 +28,7 @@ import org.hllm4j.run.Start;
  * and vectors. One thread at a time.
  */
 public final class Recommender implements AutoCloseable {
+    private static final System.Logger LOG = System.getLogger(Recommender.class.getName());
     private static final int MAX_ROWS = 4096;
 
     /**
@@ -74,6 +75,11 @@ public final class Recommender implements AutoCloseable {
             model = run.load(context, storage);
             table = storage == DType.F32 ? run.loadItems(context, catalogue) : null;
             if (table == null) {
+                LOG.log(
+                        System.Logger.Level.INFO,
+                        "{0}: no stored vectors of this model, catalogue and precision; encoding {1} items",
+                        run.path(),
+                        catalogue.size());
                 Manifest manifest = run.manifest();
                 int[][] tokens = Start.tokens(
                         catalogue,

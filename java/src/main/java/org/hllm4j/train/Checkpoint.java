@@ -11,6 +11,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.stream.Stream;
 import org.hllm4j.HllmException;
+import org.hllm4j.engine.Context;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.run.RunFolder;
@@ -27,8 +28,23 @@ import org.hllm4j.weights.TensorInfo;
  * @param bestNdcg best validation NDCG@200 so far, -1 before the first validation
  * @param bestEpoch of it
  * @param options hash of what the run must have in common with its continuation
+ * @param environment what bit-equality depends on beside that: native library, instruction set, BLIS
  */
-record Checkpoint(long step, double bestNdcg, int bestEpoch, String options) {
+record Checkpoint(long step, double bestNdcg, int bestEpoch, String options, String environment) {
+    /** A training's state before its first step. */
+    static Checkpoint start(String options) {
+        return new Checkpoint(0, -1, 0, options, Context.buildInfo());
+    }
+
+    /** After one more step, here. */
+    Checkpoint next() {
+        return new Checkpoint(step + 1, bestNdcg, bestEpoch, options, Context.buildInfo());
+    }
+
+    Checkpoint withBest(double ndcg, int epoch) {
+        return new Checkpoint(step, ndcg, epoch, options, environment);
+    }
+
     private static final int KEPT = 2;
     private static final int CHUNK = 1 << 20;
 
@@ -49,7 +65,8 @@ record Checkpoint(long step, double bestNdcg, int bestEpoch, String options) {
                 "step", Long.toString(step),
                 "best_ndcg", Double.toString(bestNdcg),
                 "best_epoch", Integer.toString(bestEpoch),
-                "options", options);
+                "options", options,
+                "environment", environment);
         try (SafetensorsWriter writer = SafetensorsWriter.create(file(run, step), infos, meta)) {
             tensors(model, optimizer).forEach((name, tensor) -> RunFolder.append(writer, name, tensor));
         }

@@ -7,8 +7,13 @@ public interface TrainListener {
     /** Listens to nothing, stops nothing. */
     TrainListener SILENT = new TrainListener() {};
 
-    /** Training continues from a checkpoint after this many steps. */
-    default void resumed(long step) {}
+    /**
+     * Training continues from a checkpoint after this many steps.
+     *
+     * @param otherEnvironment null; or the native library and instruction set that the checkpoint comes from, where they
+     *     are not those of now: numbers then go on in the same way, but no longer bit for bit
+     */
+    default void resumed(long step, String otherEnvironment) {}
 
     default void step(StepLog log) {}
 

@@ -105,9 +105,10 @@ public final class Trainer {
                 Tensor frozen = itemsFrozen ? encode("frozen items") : null) {
             Checkpoint state = Checkpoint.restore(run, model, optimizer, fingerprint());
             if (state == null) {
-                state = new Checkpoint(0, -1, 0, fingerprint());
+                state = Checkpoint.start(fingerprint());
             } else {
-                listener.resumed(state.step());
+                listener.resumed(
+                        state.step(), state.environment().equals(Context.buildInfo()) ? null : state.environment());
             }
             Map<String, Double> best =
                     state.bestEpoch() > 0 ? run.manifest().metrics().get("validation") : Map.of();
@@ -122,7 +123,7 @@ public final class Trainer {
                             step(step, optimizer, schedule, batches.batch(epoch, (int) (number % perEpoch)), total);
                     log.step(line);
                     listener.step(line);
-                    state = new Checkpoint(number + 1, state.bestNdcg(), state.bestEpoch(), state.options());
+                    state = state.next();
 
                     boolean epochEnds = state.step() % perEpoch == 0 || state.step() == total;
                     if (epochEnds && options.evaluate()) {
@@ -130,7 +131,7 @@ public final class Trainer {
                         log.epoch(state.step(), epoch + 1, found);
                         if (found.get(CRITERION) > state.bestNdcg()) {
                             best = found;
-                            state = new Checkpoint(state.step(), found.get(CRITERION), epoch + 1, state.options());
+                            state = state.withBest(found.get(CRITERION), epoch + 1);
                         } else if (epoch + 1 - state.bestEpoch() >= options.patience()) {
                             break;
                         }

@@ -8,6 +8,7 @@ import java.io.IOException;
 import java.nio.FloatBuffer;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
@@ -46,28 +47,34 @@ class GoldenTest {
 
     @TestFactory
     List<DynamicTest> everyFileOfTheFolder() throws IOException {
-        Path folder = folder();
-        List<Path> files;
-        try (Stream<Path> list = Files.list(folder)) {
-            files = list.filter(f -> f.getFileName().toString().matches("hllm-.*\\.safetensors"))
-                    .sorted()
-                    .toList();
+        List<Path> files = new ArrayList<>();
+        for (Path folder : folders()) {
+            try (Stream<Path> list = Files.list(folder)) {
+                list.filter(f -> f.getFileName().toString().matches("hllm-.*\\.safetensors"))
+                        .sorted()
+                        .forEach(files::add);
+            }
         }
-        assertFalse(files.isEmpty(), "no golden file hllm-*.safetensors in " + folder.toAbsolutePath());
+        assertFalse(files.isEmpty(), "no golden file hllm-*.safetensors in " + folders());
         // Chunks of 16 rows force the second encoding; 100,000 keep activations.
         return files.stream()
                 .flatMap(f -> Stream.of(100_000, 16)
-                        .map(rows ->
-                                DynamicTest.dynamicTest(f.getFileName() + ", " + rows + " rows", () -> check(f, rows))))
+                        .map(rows -> DynamicTest.dynamicTest(
+                                f.getParent().getFileName() + "/" + f.getFileName() + ", " + rows + " rows",
+                                () -> check(f, rows))))
                 .toList();
     }
 
-    static Path folder() {
+    /** The folder of -Dhllm.golden, by default the repository's, and the larger set of -Dhllm.shared where there is one. */
+    static List<Path> folders() {
         String named = System.getProperty("hllm.golden", "");
-        if (!named.isEmpty() && !named.startsWith("${")) {
-            return Path.of(named);
-        }
-        return Files.isDirectory(Path.of("golden")) ? Path.of("golden") : Path.of("../golden");
+        Path own = !named.isEmpty() && !named.startsWith("${")
+                ? Path.of(named)
+                : Files.isDirectory(Path.of("golden")) ? Path.of("golden") : Path.of("../golden");
+        Path shared = Path.of(System.getProperty("hllm.shared", ""), "golden").toAbsolutePath();
+        return Files.isDirectory(shared) && !shared.equals(own.toAbsolutePath().normalize())
+                ? List.of(own, shared)
+                : List.of(own);
     }
 
     private static void check(Path file, int maxRows) {

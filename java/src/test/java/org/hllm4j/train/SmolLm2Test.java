@@ -30,15 +30,20 @@ class SmolLm2Test {
 
     @Test
     void tokensItemsAndUsersAreTheOfficialOnes() throws IOException {
-        Path file = GoldenTest.folder().resolve("smollm2-135m.safetensors");
-        assumeTrue(Files.exists(file), () -> "skipped: no " + file + " (give its folder by -Dhllm.golden)");
-        String gguf = System.getProperty("hllm.smollm2", "");
+        List<Path> files = GoldenTest.folders().stream()
+                .map(folder -> folder.resolve("smollm2-135m.safetensors"))
+                .filter(Files::exists)
+                .toList();
         assumeTrue(
-                !gguf.isEmpty() && Files.exists(Path.of(gguf)),
-                "skipped: the model is not here (give SmolLM2-135M-Instruct.Q4_1.gguf by -Dhllm.smollm2)");
-        Start start = Start.of(Path.of(gguf)).withMaxHistory(8);
+                !files.isEmpty(),
+                "skipped: no smollm2-135m.safetensors in " + GoldenTest.folders()
+                        + " (give its folder by -Dhllm.golden)");
+        Path file = files.getFirst();
+        Path gguf = Tiny.smolLm2();
+        assumeTrue(Files.exists(gguf), Tiny.noSmolLm2());
+        Start start = Start.of(gguf).withMaxHistory(8);
         try (Safetensors golden = Safetensors.open(file);
-                ItemTokenizer tokenizer = ItemTokenizer.fromJson(start.tokenizerJson(), gguf)) {
+                ItemTokenizer tokenizer = ItemTokenizer.fromJson(start.tokenizerJson(), gguf.toString())) {
             List<String> texts =
                     Arrays.asList(new ObjectMapper().readValue(golden.metadata().get("texts"), String[].class));
             int[][] tokens = tokenizer.encodeAll(

@@ -17,6 +17,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import org.hllm4j.HllmException;
+import org.hllm4j.Tiny;
 import org.junit.jupiter.api.function.Executable;
 
 /** Files that several tests need. */
@@ -33,9 +34,8 @@ final class TestFiles {
 
     /** The SmolLM2-135M-Instruct Q4_1 model; the test is skipped without it. */
     static Path smolLm2() {
-        String file = System.getProperty("hllm.smollm2", "");
-        assumeTrue(!file.isEmpty() && Files.exists(Path.of(file)), "no model: set -Dhllm.smollm2=FILE.gguf");
-        return Path.of(file);
+        assumeTrue(Files.exists(Tiny.smolLm2()), Tiny.noSmolLm2());
+        return Tiny.smolLm2();
     }
 
     static Path resource(String name) {
