@@ -11,7 +11,8 @@ import org.hllm4j.weights.PretrainedModel;
  * How quickstart trains: what gives the best model in the time on two cores, found by experiment on MovieLens-100K. The
  * number of steps follows from the machine.
  *
- * @param maxEpochs more of them make the model worse
+ * @param threshold 1, since with one layer all item vectors begin alike: a lower one would leave out every negative
+ * @param maxEpochs more of them gained nothing
  */
 record QuickstartRecipe(
         int itemLayers,
@@ -23,8 +24,9 @@ record QuickstartRecipe(
         double lr,
         double warmup,
         double weightDecay,
+        double threshold,
         int maxEpochs) {
-    static final QuickstartRecipe BEST = new QuickstartRecipe(1, 1, 64, 50, 16, 512, 1e-3, 0.1, 0.01, 10);
+    static final QuickstartRecipe BEST = new QuickstartRecipe(1, 1, 64, 50, 16, 512, 1e-3, 0.1, 0.01, 1, 10);
 
     /** From the model's first layers, as far as it has so many. */
     Start start(Path llm, List<String> textKeys) {
@@ -60,7 +62,7 @@ record QuickstartRecipe(
                 warmup,
                 weightDecay,
                 defaults.clip(),
-                defaults.threshold(),
+                threshold,
                 defaults.seed(),
                 defaults.maxRows(),
                 maxEpochs, // the schedule ends the training

@@ -62,6 +62,14 @@ final class TrainingOptions {
     private double clip = DEFAULTS.clip();
 
     @Option(
+            names = "--threshold",
+            paramLabel = "COSINE",
+            description =
+                    "A negative more similar to the target than this is left out, as it may be the target; 1: only"
+                            + " the target itself is. Default: ${DEFAULT-VALUE}.")
+    private double threshold = DEFAULTS.threshold();
+
+    @Option(
             names = "--seed",
             paramLabel = "N",
             description = "Of everything random: the same seed gives the same model. Default: ${DEFAULT-VALUE}.")
@@ -103,7 +111,7 @@ final class TrainingOptions {
                     warmup,
                     weightDecay,
                     clip,
-                    DEFAULTS.threshold(),
+                    threshold,
                     seed,
                     maxRows,
                     patience,

@@ -102,7 +102,11 @@ record Checkpoint(long step, double bestNdcg, int bestEpoch, String options, Str
             optimizer.steps(step);
             model.refresh();
             return new Checkpoint(
-                    step, Double.parseDouble(meta.get("best_ndcg")), Integer.parseInt(meta.get("best_epoch")), options, meta.get("environment"));
+                    step,
+                    Double.parseDouble(meta.get("best_ndcg")),
+                    Integer.parseInt(meta.get("best_epoch")),
+                    options,
+                    meta.get("environment"));
         }
     }
 

@@ -168,9 +168,10 @@ public final class Trainer {
         // The first layers of a model may begin with vectors that are all alike; the warm-up draws them apart.
         if (result.nceSamples() <= 2 && batch.negatives().length > 2 && batch.step() >= schedule.warmupSteps()) {
             throw new HllmException("training has collapsed at step " + (batch.step() + 1) + ": only "
-                    + result.nceSamples() + " of " + (batch.negatives().length + 1) + " logits are left, since all item "
+                    + result.nceSamples() + " of " + (batch.negatives().length + 1)
+                    + " logits are left, since all item "
                     + "vectors have become alike (cosine above " + options.threshold() + "). Lower the learning rate, "
-                    + "lengthen the warm-up, use more layers, or start from pretrained weights");
+                    + "lengthen the warm-up, use more layers or --threshold 1, or start from pretrained weights");
         }
         double lr = schedule.rate(batch.step());
         double norm = optimizer.step(lr);
