@@ -242,7 +242,7 @@ final class QuickstartCommand extends Subcommand {
                 + TrainCommand.quoted(interactions.toString());
         String run = TrainCommand.quoted(folder.toString());
         return """
-            This is a demonstration: %d and %d layers of the Item and User LLM, histories of %d events, some minutes of training%s.
+            This is a demonstration: only the first layers (%d of the Item, %d of the User LLM), some minutes of training%s.
             A real run takes all layers, full-precision start weights, longer histories, more negatives and hours, on a
             GPU for models of a billion parameters; `hllm train --plan` says what it needs.
 
@@ -255,7 +255,6 @@ final class QuickstartCommand extends Subcommand {
             """.formatted(
                         recipe.itemLayers(),
                         recipe.userLayers(),
-                        recipe.maxHistory(),
                         ownLlm ? "" : ",\nand start weights of 4 bits",
                         folder,
                         run,
