@@ -29,6 +29,7 @@ import org.hllm4j.weights.Safetensors;
 import org.hllm4j.weights.SafetensorsWriter;
 import org.hllm4j.weights.StoredType;
 import org.hllm4j.weights.TensorInfo;
+import org.hllm4j.weights.TensorSource;
 import org.hllm4j.weights.TensorWriter;
 
 /**
@@ -196,6 +197,17 @@ public final class RunFolder {
         }
     }
 
+    /** Fills a contiguous float32 device tensor, chunk by chunk. */
+    public static void read(TensorSource source, String name, Tensor tensor) {
+        Tensor flat = tensor.reshape(tensor.elements());
+        FloatBuffer chunk = FloatBuffer.allocate((int) Math.min(CHUNK, tensor.elements()));
+        for (long at = 0; at < tensor.elements(); at += chunk.limit()) {
+            chunk.clear().limit((int) Math.min(chunk.capacity(), tensor.elements() - at));
+            source.read(name, at, chunk);
+            flat.write(at, chunk.flip());
+        }
+    }
+
     /** Loads the run's model; its files must be those of the manifest. The caller closes it. */
     public Hllm load(Context context, DType storage) {
         Manifest manifest = manifest();
@@ -273,13 +285,7 @@ public final class RunFolder {
             }
             long[] shape = file.info("items").shape();
             Tensor table = context.zeros(DType.F32, shape);
-            Tensor flat = table.reshape(table.elements());
-            FloatBuffer chunk = FloatBuffer.allocate((int) Math.min(CHUNK, table.elements()));
-            for (long at = 0; at < table.elements(); at += chunk.limit()) {
-                chunk.clear().limit((int) Math.min(chunk.capacity(), table.elements() - at));
-                file.read("items", at, chunk);
-                flat.write(at, chunk.flip());
-            }
+            read(file, "items", table);
             return table;
         }
     }

@@ -86,60 +86,28 @@ public record Start(
 
     /** The first layers only, for machines or time that do not allow more. */
     public Start withLayers(int item, int user) {
-        return new Start(
-                itemLlm,
-                userLlm,
-                itemInit,
-                userInit,
-                freeze,
-                item,
-                user,
-                pooling,
-                maxTextLength,
-                maxHistory,
-                textKeys,
-                seed);
+        return with(freeze, item, user, maxHistory, textKeys);
     }
 
     public Start withTextKeys(List<String> keys) {
-        return new Start(
-                itemLlm,
-                userLlm,
-                itemInit,
-                userInit,
-                freeze,
-                itemLayers,
-                userLayers,
-                pooling,
-                maxTextLength,
-                maxHistory,
-                List.copyOf(keys),
-                seed);
+        return with(freeze, itemLayers, userLayers, maxHistory, List.copyOf(keys));
     }
 
     public Start withMaxHistory(int events) {
+        return with(freeze, itemLayers, userLayers, events, textKeys);
+    }
+
+    public Start withFreeze(Freeze frozen) {
+        return with(frozen, itemLayers, userLayers, maxHistory, textKeys);
+    }
+
+    private Start with(Freeze freeze, int itemLayers, int userLayers, int maxHistory, List<String> textKeys) {
         return new Start(
                 itemLlm,
                 userLlm,
                 itemInit,
                 userInit,
                 freeze,
-                itemLayers,
-                userLayers,
-                pooling,
-                maxTextLength,
-                events,
-                textKeys,
-                seed);
-    }
-
-    public Start withFreeze(Freeze frozen) {
-        return new Start(
-                itemLlm,
-                userLlm,
-                itemInit,
-                userInit,
-                frozen,
                 itemLayers,
                 userLayers,
                 pooling,

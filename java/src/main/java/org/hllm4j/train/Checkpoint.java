@@ -1,7 +1,6 @@
 package org.hllm4j.train;
 
 import java.io.IOException;
-import java.nio.FloatBuffer;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -46,7 +45,6 @@ record Checkpoint(long step, double bestNdcg, int bestEpoch, String options, Str
     }
 
     private static final int KEPT = 2;
-    private static final int CHUNK = 1 << 20;
 
     /** Bytes of one checkpoint. */
     static long bytes(Hllm model) {
@@ -90,14 +88,7 @@ record Checkpoint(long step, double bestNdcg, int bestEpoch, String options, Str
                         newest + " was written with other options, data or start weights; continue with "
                                 + "those it was started with, or train into another folder");
             }
-            tensors(model, optimizer).forEach((name, tensor) -> {
-                FloatBuffer chunk = FloatBuffer.allocate((int) Math.min(CHUNK, tensor.elements()));
-                for (long at = 0; at < tensor.elements(); at += chunk.limit()) {
-                    chunk.clear().limit((int) Math.min(chunk.capacity(), tensor.elements() - at));
-                    file.read(name, at, chunk);
-                    tensor.write(at, chunk.flip());
-                }
-            });
+            tensors(model, optimizer).forEach((name, tensor) -> RunFolder.read(file, name, tensor));
             long step = Long.parseLong(meta.get("step"));
             optimizer.steps(step);
             model.refresh();

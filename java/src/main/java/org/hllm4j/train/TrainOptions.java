@@ -56,69 +56,28 @@ public record TrainOptions(
         require(checkpointMinutes > 0, "checkpoint minutes", checkpointMinutes, "more than 0");
     }
 
-    public TrainOptions withEpochs(int value) {
-        return new TrainOptions(
-                value,
-                maxSteps,
-                batchUsers,
-                negatives,
-                splitLong,
-                lr,
-                warmup,
-                weightDecay,
-                clip,
-                threshold,
-                seed,
-                maxRows,
-                patience,
-                evaluate,
-                checkpointMinutes);
+    public TrainOptions withEpochs(int count) {
+        return with(count, batchUsers, negatives, lr);
     }
 
-    public TrainOptions withLr(double value) {
+    public TrainOptions withBatchUsers(int sequences) {
+        return with(epochs, sequences, negatives, lr);
+    }
+
+    public TrainOptions withNegatives(int perStep) {
+        return with(epochs, batchUsers, perStep, lr);
+    }
+
+    public TrainOptions withLr(double peak) {
+        return with(epochs, batchUsers, negatives, peak);
+    }
+
+    private TrainOptions with(int epochs, int batchUsers, int negatives, double lr) {
         return new TrainOptions(
                 epochs,
                 maxSteps,
                 batchUsers,
                 negatives,
-                splitLong,
-                value,
-                warmup,
-                weightDecay,
-                clip,
-                threshold,
-                seed,
-                maxRows,
-                patience,
-                evaluate,
-                checkpointMinutes);
-    }
-
-    public TrainOptions withBatchUsers(int value) {
-        return new TrainOptions(
-                epochs,
-                maxSteps,
-                value,
-                negatives,
-                splitLong,
-                lr,
-                warmup,
-                weightDecay,
-                clip,
-                threshold,
-                seed,
-                maxRows,
-                patience,
-                evaluate,
-                checkpointMinutes);
-    }
-
-    public TrainOptions withNegatives(int value) {
-        return new TrainOptions(
-                epochs,
-                maxSteps,
-                batchUsers,
-                value,
                 splitLong,
                 lr,
                 warmup,
