@@ -29,8 +29,8 @@ const bool kernels_chosen = [] {
 // Below this many rows BLIS may take its path for small matrices, whose order of summation can depend on the shape of a
 // piece; there, pieces depend on the shape of the whole alone. Above, that path is off, and an element's sum is the same
 // however the matrix is cut.
-constexpr int64_t SMALL_ROWS = 64, SMALL_COLUMNS = 384;
-constexpr int64_t ALIGN = 96;  // cuts fall between register tiles (multiples of 32, 16, 12 and 6)
+constexpr int64_t SMALL_ROWS = 64;
+constexpr int64_t ALIGN = 32;  // cuts fall between register tiles, or near enough
 
 void call(int64_t m, int64_t n, int64_t k, const float* a, int64_t rsa, int64_t csa, const float* b, int64_t rsb, int64_t csb,
           float* c, int64_t rsc, bool accumulate, bool small) {
@@ -63,7 +63,9 @@ void gemm(int64_t m, int64_t n, int64_t k, const float* a, int64_t rsa, int64_t 
         call(rows, columns, k, a + i * rsa, rsa, csa, b + j * csb, rsb, csb, c + i * rsc + j, rsc, accumulate, small);
     };
     if (small) {
-        team().ranges(n, SMALL_COLUMNS, [&](int64_t j, int64_t end, int) { block(0, j, m, end - j); });
+        // A dozen pieces keep a team busy; wider ones than 384 columns gain nothing.
+        const int64_t columns = std::clamp<int64_t>((n / 12 + ALIGN - 1) / ALIGN * ALIGN, 96, 384);
+        team().ranges(n, columns, [&](int64_t j, int64_t end, int) { block(0, j, m, end - j); });
         return;
     }
     if (m * n * k < 1 << 20) return block(0, 0, m, n);
