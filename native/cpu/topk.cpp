@@ -176,7 +176,9 @@ struct Ranking {
         const int64_t N = table.shape[0], stride = padded(block);
         for (int64_t begin = 0; begin < N; begin += TABLE_ROWS) {
             const int64_t end = std::min(N, begin + TABLE_ROWS);
-            if (end - begin >= GEMM_ROWS) {
+            if (block <= FEW) {
+                few(begin, end, first_query, block);
+            } else if (end - begin >= GEMM_ROWS) {
                 scores(table.row(begin), table.stride[0], end - begin, first_query, block);
             } else {
                 gather(end - begin, [&](int64_t i) { return begin + i; });

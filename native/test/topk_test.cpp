@@ -157,7 +157,8 @@ TEST_F(Ranking, NothingToDo) {
     EXPECT_TRUE(rank({0, 10, 4}, {}, {}, normal(40)).empty());
 }
 
-// Rounded scores: the position of a row in the list is its rank, and alone a query gets the same bits as among many.
+// Rounded scores: the position of a row in the list is its rank, also for few queries, which take a path of their own; from
+// five on, a query gets the same bits among any others.
 TEST_F(Ranking, ListsAndRanksAgree) {
     for (int64_t N : {50, 100, 2100}) {
         Case c{270, N, 64};
@@ -175,10 +176,23 @@ TEST_F(Ranking, ListsAndRanksAgree) {
             }
             EXPECT_EQ(std::vector<int32_t>(c.B, static_cast<int32_t>(place + 1)), rank(c, targets, queries, table));
         }
-        for (int64_t b : {0, 100, 269}) {
-            const Top alone = topk({1, N, c.D}, K, {queries.begin() + b * c.D, queries.begin() + (b + 1) * c.D}, table);
-            expect_same_bits(alone.scores, {top.scores.begin() + b * K, top.scores.begin() + (b + 1) * K}, "alone");
-            EXPECT_TRUE(std::equal(alone.rows.begin(), alone.rows.end(), top.rows.begin() + b * K));
+        for (int64_t b : {0, 100, 265}) {
+            auto part = [&](int64_t count) {
+                return std::vector<float>(queries.begin() + b * c.D, queries.begin() + (b + count) * c.D);
+            };
+            const Top five = topk({5, N, c.D}, K, part(5), table);
+            expect_same_bits(five.scores, {top.scores.begin() + b * K, top.scores.begin() + (b + 5) * K}, "five");
+            EXPECT_TRUE(std::equal(five.rows.begin(), five.rows.end(), top.rows.begin() + b * K));
+            for (int64_t few = 1; few <= 4; few++) {
+                const Top some = topk({few, N, c.D}, K, part(few), table);
+                for (int64_t i = 0; i < few * K; i++) ASSERT_NEAR(top.scores[b * K + i], some.scores[i], 1e-4);
+                for (int64_t place : {0, 7, 29}) {
+                    std::vector<int32_t> targets;
+                    for (int64_t i = 0; i < few; i++) targets.push_back(some.rows[i * K + place]);
+                    EXPECT_EQ(std::vector<int32_t>(few, static_cast<int32_t>(place + 1)),
+                              rank({few, N, c.D}, targets, part(few), table));
+                }
+            }
         }
     }
 }
