@@ -13,47 +13,18 @@ HWY_BEFORE_NAMESPACE();
 namespace hllm {
 namespace HWY_NAMESPACE {
 
-HWY_INLINE V32 load_weight(const float* from) { return hn::LoadU(F32(), from); }
-HWY_INLINE V32 load_weight(const uint16_t* from) {
-    const hn::ScalableTag<uint32_t> du;
-    const hn::Rebind<uint16_t, decltype(du)> dh;
-    return hn::BitCast(F32(), hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(dh, from))));
-}
-HWY_INLINE float widen(float value) { return value; }
-HWY_INLINE float widen(uint16_t value) {
-    const uint32_t bits = static_cast<uint32_t>(value) << 16;
-    float out;
-    std::memcpy(&out, &bits, 4);
-    return out;
-}
-
 // y[r][n] (+)= x[r] . w[n] for ROWS rows of x and weight rows [begin, end): each weight is loaded once.
 template <int ROWS, class W>
-HWY_INLINE void dots(const View& y, const View& x, const W* w, int64_t ldw, bool accumulate, int64_t row, int64_t begin,
-                     int64_t end) {
-    const size_t K = x.shape[1];
-    const F32 d;
-    const size_t N = hn::Lanes(d);
+HWY_INLINE void row_block(const View& y, const View& x, const W* w, int64_t ldw, bool accumulate, int64_t row, int64_t begin,
+                          int64_t end) {
     const float* in[ROWS];
     for (int r = 0; r < ROWS; r++) in[r] = x.row(row + r);
     for (int64_t n = begin; n < end; n++) {
-        const W* from = w + n * ldw;
-        V32 s[ROWS], t[ROWS];
-        for (int r = 0; r < ROWS; r++) s[r] = t[r] = hn::Zero(d);
-        size_t k = 0;
-        for (; k + 2 * N <= K; k += 2 * N) {
-            const V32 a = load_weight(from + k), b = load_weight(from + k + N);
-            for (int r = 0; r < ROWS; r++) {
-                s[r] = hn::MulAdd(a, hn::LoadU(d, in[r] + k), s[r]);
-                t[r] = hn::MulAdd(b, hn::LoadU(d, in[r] + k + N), t[r]);
-            }
-        }
-        float tail[ROWS] = {};
-        for (; k < K; k++)
-            for (int r = 0; r < ROWS; r++) tail[r] += widen(from[k]) * in[r][k];
+        float sums[ROWS];
+        dots<ROWS>(sums, in, w + n * ldw, x.shape[1]);
         for (int r = 0; r < ROWS; r++) {
             float& out = y.row(row + r)[n];
-            out = (accumulate ? out : 0) + (sum(hn::Add(s[r], t[r])) + tail[r]);
+            out = (accumulate ? out : 0) + sums[r];
         }
     }
 }
@@ -61,10 +32,10 @@ HWY_INLINE void dots(const View& y, const View& x, const W* w, int64_t ldw, bool
 template <class W>
 HWY_INLINE void few_rows(const View& y, const View& x, const W* w, int64_t ldw, bool accumulate, int64_t begin, int64_t end) {
     int64_t row = 0;
-    for (; row + 4 <= x.shape[0]; row += 4) dots<4>(y, x, w, ldw, accumulate, row, begin, end);
-    if (x.shape[0] - row == 3) dots<3>(y, x, w, ldw, accumulate, row, begin, end);
-    if (x.shape[0] - row == 2) dots<2>(y, x, w, ldw, accumulate, row, begin, end);
-    if (x.shape[0] - row == 1) dots<1>(y, x, w, ldw, accumulate, row, begin, end);
+    for (; row + 4 <= x.shape[0]; row += 4) row_block<4>(y, x, w, ldw, accumulate, row, begin, end);
+    if (x.shape[0] - row == 3) row_block<3>(y, x, w, ldw, accumulate, row, begin, end);
+    if (x.shape[0] - row == 2) row_block<2>(y, x, w, ldw, accumulate, row, begin, end);
+    if (x.shape[0] - row == 1) row_block<1>(y, x, w, ldw, accumulate, row, begin, end);
 }
 
 void few_rows_f32(const View& y, const View& x, const View& w, bool accumulate, int64_t begin, int64_t end) {

@@ -112,6 +112,41 @@ HWY_INLINE float dot(const float* a, const float* b, size_t n) {
     return sum(hn::Add(hn::Add(s0, s1), hn::Add(s2, s3)));
 }
 
+HWY_INLINE V32 load_weight(const float* from) { return hn::LoadU(F32(), from); }
+HWY_INLINE V32 load_weight(const uint16_t* from) {
+    const hn::ScalableTag<uint32_t> du;
+    const hn::Rebind<uint16_t, decltype(du)> dh;
+    return hn::BitCast(F32(), hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(dh, from))));
+}
+HWY_INLINE float widen(float value) { return value; }
+HWY_INLINE float widen(uint16_t value) {
+    const uint32_t bits = static_cast<uint32_t>(value) << 16;
+    float out;
+    std::memcpy(&out, &bits, 4);
+    return out;
+}
+
+// sums[r] = x[r] . w for R vectors: w, the one that comes from memory, is read once.
+template <int R, class W>
+HWY_INLINE void dots(float* sums, const float* const* x, const W* w, size_t n) {
+    const F32 d;
+    const size_t N = hn::Lanes(d);
+    V32 s[R], t[R];
+    for (int r = 0; r < R; r++) s[r] = t[r] = hn::Zero(d);
+    size_t k = 0;
+    for (; k + 2 * N <= n; k += 2 * N) {
+        const V32 a = load_weight(w + k), b = load_weight(w + k + N);
+        for (int r = 0; r < R; r++) {
+            s[r] = hn::MulAdd(a, hn::LoadU(d, x[r] + k), s[r]);
+            t[r] = hn::MulAdd(b, hn::LoadU(d, x[r] + k + N), t[r]);
+        }
+    }
+    float tail[R] = {};
+    for (; k < n; k++)
+        for (int r = 0; r < R; r++) tail[r] += widen(w[k]) * x[r][k];
+    for (int r = 0; r < R; r++) sums[r] = sum(hn::Add(s[r], t[r])) + tail[r];
+}
+
 // y += alpha * x
 HWY_INLINE void axpy(float* y, float alpha, const float* x, size_t n) {
     const V32 a = hn::Set(F32(), alpha);

@@ -63,39 +63,21 @@ void rank_count(int32_t* ranks, const float* targets, const float* tile, int64_t
     for (int64_t i = 0; i < queries; i++) ranks[i] += counts[i];
 }
 
-// out[r * stride + q] = query q . row begin + r, for Q queries: a row is read once, which is all that this costs.
+// out[r * stride + q] = query q . row begin + r, for Q queries.
 template <int Q>
-HWY_INLINE void dots(float* out, int64_t stride, const View& table, int64_t begin, int64_t end, const View& queries,
-                     int64_t query) {
-    const size_t D = table.shape[1];
-    const F32 d;
-    const size_t N = hn::Lanes(d);
-    for (int64_t r = begin; r < end; r++, out += stride) {
-        const float* row = table.row(r);
-        V32 s[Q], t[Q];
-        for (int q = 0; q < Q; q++) s[q] = t[q] = hn::Zero(d);
-        size_t k = 0;
-        for (; k + 2 * N <= D; k += 2 * N) {
-            const V32 a = hn::LoadU(d, row + k), b = hn::LoadU(d, row + k + N);
-            for (int q = 0; q < Q; q++) {
-                s[q] = hn::MulAdd(a, hn::LoadU(d, queries.row(query + q) + k), s[q]);
-                t[q] = hn::MulAdd(b, hn::LoadU(d, queries.row(query + q) + k + N), t[q]);
-            }
-        }
-        for (int q = 0; q < Q; q++) {
-            float total = sum(hn::Add(s[q], t[q]));
-            for (size_t i = k; i < D; i++) total += row[i] * queries.row(query + q)[i];
-            out[q] = total;
-        }
-    }
+HWY_INLINE void few_scores_of(float* out, int64_t stride, const View& table, int64_t begin, int64_t end, const View& queries,
+                              int64_t query) {
+    const float* x[Q];
+    for (int q = 0; q < Q; q++) x[q] = queries.row(query + q);
+    for (int64_t r = begin; r < end; r++, out += stride) dots<Q>(out, x, table.row(r), table.shape[1]);
 }
 
 void few_scores(float* out, int64_t stride, const View& table, int64_t begin, int64_t end, const View& queries, int64_t query,
                 int64_t count) {
-    if (count == 1) dots<1>(out, stride, table, begin, end, queries, query);
-    if (count == 2) dots<2>(out, stride, table, begin, end, queries, query);
-    if (count == 3) dots<3>(out, stride, table, begin, end, queries, query);
-    if (count == 4) dots<4>(out, stride, table, begin, end, queries, query);
+    if (count == 1) few_scores_of<1>(out, stride, table, begin, end, queries, query);
+    if (count == 2) few_scores_of<2>(out, stride, table, begin, end, queries, query);
+    if (count == 3) few_scores_of<3>(out, stride, table, begin, end, queries, query);
+    if (count == 4) few_scores_of<4>(out, stride, table, begin, end, queries, query);
 }
 
 }  // namespace HWY_NAMESPACE
