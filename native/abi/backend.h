@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <set>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -33,15 +35,17 @@ struct View {
 };
 
 class Backend;
+struct Context;
 
-// Memory of a device; the backend that made it frees it.
+// Memory of a device. It goes back to the context that it came from (its stream, on a GPU), whoever used it meanwhile.
 struct Buffer {
     Backend* backend;
     void* data;
     int64_t bytes;
-    bool wrapped;  // foreign, read-only pages
-    Buffer(Backend* backend, void* data, int64_t bytes, bool wrapped)
-        : backend(backend), data(data), bytes(bytes), wrapped(wrapped) {}
+    bool wrapped = false;                     // foreign, read-only pages
+    std::shared_ptr<void> home;               // Context::device of that context
+    Buffer(Context& context, int64_t bytes);  // zero-filled; counted, within the device's limit
+    Buffer(Backend* backend, const void* host, int64_t bytes);
     Buffer(const Buffer&) = delete;
     ~Buffer();
 };
@@ -52,6 +56,7 @@ struct Weight {
     View source;                            // [N,K], f32 or bf16
     std::shared_ptr<Buffer> own;            // the bf16 copy of an f32 source
     View values;                            // what the kernels read
+    std::shared_ptr<Buffer> packed;         // the values once more, in the kernels' order
 };
 
 // Attention plan: the caller's segments and spans, and the reverse list from pieces of keys to the segments that read them.
@@ -80,14 +85,17 @@ struct Plan {
     };
     std::vector<Piece> pieces;
     std::vector<Reader> readers;
+    int32_t segment_capacity = 0, span_capacity = 0;  // what an update may hold
+    std::shared_ptr<void> device;                     // the device's own form of it, made by Backend::prepare
     int64_t bytes() const;
+    void replace(Plan&& other);  // everything but what belongs to the device
     Plan() = default;
     Plan(const Plan&) = delete;
     ~Plan();
 };
 
 // Checks and copies the host arrays, and derives the pieces.
-std::shared_ptr<Plan> make_plan(const hllm_plan_args& args);
+std::shared_ptr<Plan> make_plan(const char* op, const hllm_plan_args& args);
 
 struct InfoNce {
     float threshold;
@@ -104,9 +112,10 @@ struct AdamW {
 // Temporary memory of one call. Grows to the largest call seen, then allocates nothing.
 class Scratch {
    public:
-    explicit Scratch(Backend* backend) : backend_(backend) {}
+    explicit Scratch(Context& context) : context_(context) {}
     Scratch(const Scratch&) = delete;
     void reset();  // at the start of a call
+    void clear() { chunks_.clear(); }
     template <class T>
     T* take(int64_t count) {
         return static_cast<T*>(take_bytes(count * static_cast<int64_t>(sizeof(T))));
@@ -114,15 +123,41 @@ class Scratch {
 
    private:
     void* take_bytes(int64_t bytes);
-    Backend* backend_;
-    std::vector<std::unique_ptr<Buffer>> chunks_;
+    void add_chunk(int64_t bytes);
+    Context& context_;
+    std::vector<std::shared_ptr<Buffer>> chunks_;
     int64_t used_ = 0;  // in the last chunk
 };
 
-struct Context {
-    explicit Context(Backend* backend) : backend(backend), scratch(backend) {}
+// A point in the work of a context.
+struct Event {
+    explicit Event(Backend* backend) : backend(backend) {}
+    virtual ~Event() = default;
+    virtual void record(Context&) = 0;
+    virtual void wait(Context&) = 0;
+    virtual void synchronize() = 0;
+    virtual double seconds_until(Event& end) = 0;
     Backend* backend;
+    bool recorded = false;
+};
+
+// The calls of a context between begin_capture and end, to be launched again; it keeps alive all that they use.
+struct Graph {
+    explicit Graph(Context& context);
+    virtual ~Graph() = default;
+    virtual void end() = 0;  // of the capture
+    virtual void launch() = 0;
+    Backend* backend;
+    std::shared_ptr<void> home;  // Context::device of the context that captured it and may launch it
+    std::set<std::shared_ptr<void>> kept;
+};
+
+struct Context {
+    explicit Context(Backend* backend);
+    Backend* backend;
+    std::shared_ptr<void> device;  // the device's own part, made by Backend::open
     Scratch scratch;
+    std::shared_ptr<Graph> capture;       // while calls are being captured
     std::atomic<std::thread::id> user{};  // the thread inside a call
 };
 
@@ -131,29 +166,49 @@ class Backend {
     virtual ~Backend() = default;
     virtual const char* name() const = 0;
 
-    std::atomic<int64_t> live_bytes{0};
+    std::atomic<int64_t> live_bytes{0}, limit_bytes{INT64_MAX};
+    virtual std::string info() const = 0;  // one line about the device
+    // Whether operations take bf16 activations (View in any place that abi.cpp resolves as an activation).
+    virtual bool bf16_activations() const { return false; }
+    virtual int64_t max_head_width() const { return INT64_MAX; }  // of attention
+
+    virtual std::shared_ptr<void> open(Context&) { return nullptr; }
+    // Around every call on a context: a named range for the profiler.
+    virtual void enter(const char* /*op*/) {}
+    virtual void leave() {}
     // Zero-filled, aligned to 64; throws OUT_OF_MEMORY with sizes.
-    virtual void* allocate(int64_t bytes) = 0;
-    virtual void release(void* data, int64_t bytes) = 0;
+    virtual void* allocate(Context&, int64_t bytes) = 0;
+    virtual void release(void* data, void* home) = 0;
+    // Throws what the context's work has run into since the last time.
     virtual void synchronize(Context&) = 0;
+    // Complete on return.
     virtual void write(Context&, void* to, const void* host, int64_t bytes) = 0;
     virtual void read(Context&, void* host, const void* from, int64_t bytes) = 0;
+    virtual std::shared_ptr<Event> make_event() = 0;
+    virtual std::shared_ptr<Graph> begin_capture(Context&) = 0;
+    // Fills Plan::device, or brings it up to date at the same device addresses.
+    virtual void prepare(Context&, Plan&) {}
 
     virtual void fill(Context&, const View& out, float value) = 0;
     virtual void convert(Context&, const View& out, const View& in) = 0;
 
     virtual void matmul(Context&, const View& c, const View& a, const View& b, bool transpose_a, bool transpose_b,
                         bool accumulate) = 0;
+    // Bytes of a weight's packed form, 0: none. pack() fills it, and again after a refresh.
+    virtual int64_t packed_bytes(const Weight&) const { return 0; }
+    virtual void pack(Context&, const Weight&) {}
     virtual void linear_forward(Context&, const View& y, const View& x, const Weight& weight, bool accumulate) = 0;
     virtual void linear_backward_input(Context&, const View& dx, const View& dy, const Weight& weight, bool accumulate) = 0;
 
     virtual void embedding_forward(Context&, const View& out, const View& ids, const View& table, const View& special) = 0;
     virtual void embedding_backward(Context&, const View& dtable, const View& dspecial, const View& dout, const View& ids) = 0;
     virtual void gather_rows(Context&, const View& out, const View& in, const View& index) = 0;
+    virtual void scatter_rows(Context&, const View& out, const View& in, const View& index) = 0;
     virtual void scatter_add_rows(Context&, const View& out, const View& in, const View& index) = 0;
     virtual void segment_mean_forward(Context&, const View& out, const View& in, const View& offsets, const View& rows) = 0;
     virtual void segment_mean_backward(Context&, const View& din, const View& dout, const View& offsets, const View& rows) = 0;
     virtual void normalize_rows(Context&, const View& out, const View& in) = 0;
+    virtual void mul(Context&, const View& out, const View& a, const View& b, bool accumulate) = 0;
 
     virtual void rmsnorm_forward(Context&, const View& y, const View& saved_rstd, const View& x, const View& weight,
                                  float eps) = 0;
@@ -169,6 +224,8 @@ class Backend {
                                     const View& saved_lse, const View& dout, const View& q, const View& k, const View& v,
                                     const Plan& plan, float scale) = 0;
     virtual void infonce(Context&, const InfoNce& args) = 0;
+    virtual void bce(Context&, const View& loss, const View& dlogits, const View& logits, const View& labels,
+                     int64_t positions) = 0;
 
     virtual void norm(Context&, const View& out, const View& in) = 0;
     virtual void clamp(Context&, const View& in, float low, float high) = 0;
@@ -182,7 +239,7 @@ class Backend {
 
 Backend* cpu_backend();
 
-// Index arrays are checked where they are read: on the host, before any output is touched.
+// Index arrays are checked where they are read. In host memory: before any output is touched.
 void check_indices(const char* op, const char* what, const View& index, int64_t low, int64_t high);
 
 }  // namespace hllm

@@ -16,17 +16,40 @@ void fail(hllm_status status, const char* format, ...) {
     throw Error(status, text);
 }
 
+Buffer::Buffer(Context& context, int64_t bytes) : backend(context.backend), data(nullptr), bytes(bytes), home(context.device) {
+    const int64_t limit = backend->limit_bytes;
+    int64_t live = backend->live_bytes;
+    do {
+        if (bytes > limit - live)
+            fail(HLLM_OUT_OF_MEMORY, "out of memory: %lld bytes asked for, %lld in use on %s, limit %lld",
+                 static_cast<long long>(bytes), static_cast<long long>(live), backend->name(), static_cast<long long>(limit));
+    } while (!backend->live_bytes.compare_exchange_weak(live, live + bytes));
+    try {
+        data = backend->allocate(context, bytes);
+    } catch (...) {
+        backend->live_bytes -= bytes;
+        throw;
+    }
+}
+
+Buffer::Buffer(Backend* backend, const void* host, int64_t bytes)
+    : backend(backend), data(const_cast<void*>(host)), bytes(bytes), wrapped(true) {}
+
 Buffer::~Buffer() {
     if (!wrapped) {
-        backend->release(data, bytes);
+        backend->release(data, home.get());
         backend->live_bytes -= bytes;
     }
 }
 
-static std::unique_ptr<Buffer> make_chunk(Backend* backend, int64_t bytes) {
-    void* data = backend->allocate(bytes);
-    backend->live_bytes += bytes;
-    return std::make_unique<Buffer>(backend, data, bytes, false);
+Context::Context(Backend* backend) : backend(backend), scratch(*this) { device = backend->open(*this); }
+
+Graph::Graph(Context& context) : backend(context.backend), home(context.device) {}
+
+void Scratch::add_chunk(int64_t bytes) {
+    chunks_.push_back(std::make_shared<Buffer>(context_, bytes));
+    if (context_.capture) context_.capture->kept.insert(chunks_.back());
+    used_ = 0;
 }
 
 void Scratch::reset() {
@@ -35,17 +58,15 @@ void Scratch::reset() {
         int64_t total = 0;
         for (auto& chunk : chunks_) total += chunk->bytes;
         chunks_.clear();
-        chunks_.push_back(make_chunk(backend_, total));
+        add_chunk(total);
     }
     used_ = 0;
 }
 
 void* Scratch::take_bytes(int64_t bytes) {
-    bytes = (std::max<int64_t>(bytes, 1) + 63) / 64 * 64;
-    if (chunks_.empty() || used_ + bytes > chunks_.back()->bytes) {
-        chunks_.push_back(make_chunk(backend_, std::max<int64_t>(bytes, 1 << 20)));
-        used_ = 0;
-    }
+    // The alignment that vector loads, and those of a GPU's copy engine, like best.
+    bytes = (std::max<int64_t>(bytes, 1) + 255) / 256 * 256;
+    if (chunks_.empty() || used_ + bytes > chunks_.back()->bytes) add_chunk(std::max<int64_t>(bytes, 1 << 20));
     void* data = static_cast<std::byte*>(chunks_.back()->data) + used_;
     used_ += bytes;
     return data;
@@ -54,6 +75,14 @@ void* Scratch::take_bytes(int64_t bytes) {
 int64_t Plan::bytes() const {
     return static_cast<int64_t>(segments.size() * sizeof(Segment) + spans.size() * sizeof(Span) +
                                 pieces.size() * sizeof(Piece) + readers.size() * sizeof(Reader));
+}
+
+void Plan::replace(Plan&& other) {
+    backend->live_bytes += other.bytes() - bytes();
+    segments = std::move(other.segments);
+    spans = std::move(other.spans);
+    pieces = std::move(other.pieces);
+    readers = std::move(other.readers);
 }
 
 Plan::~Plan() {

@@ -4,35 +4,37 @@
 
 namespace hllm {
 
-std::shared_ptr<Plan> make_plan(const hllm_plan_args& a) {
+std::shared_ptr<Plan> make_plan(const char* op, const hllm_plan_args& a) {
     if (a.query_rows < 0 || a.key_rows < 0 || a.segments < 0 || a.spans < 0)
-        fail(HLLM_INVALID_ARGUMENT, "plan_create: a count is negative");
+        fail(HLLM_INVALID_ARGUMENT, "%s: a count is negative", op);
     if (a.segments > 0 && (!a.segment_begin || !a.segment_length || !a.span_offsets || !a.span_begin || !a.span_length))
-        fail(HLLM_INVALID_ARGUMENT, "plan_create: an array is NULL");
+        fail(HLLM_INVALID_ARGUMENT, "%s: an array is NULL", op);
     auto plan = std::make_shared<Plan>();
     plan->causal = a.causal != 0;
     plan->query_rows = a.query_rows;
     plan->key_rows = a.key_rows;
+    plan->segment_capacity = a.segments;
+    plan->span_capacity = a.spans;
 
     std::vector<int32_t> bounds;  // where a piece may begin or end
     int64_t next_query = 0;
     if (a.segments > 0 && (a.span_offsets[0] != 0 || a.span_offsets[a.segments] != a.spans))
-        fail(HLLM_INVALID_ARGUMENT, "plan_create: span_offsets must run from 0 to spans (%d)", a.spans);
+        fail(HLLM_INVALID_ARGUMENT, "%s: span_offsets must run from 0 to spans (%d)", op, a.spans);
     for (int32_t s = 0; s < a.segments; s++) {
         const int32_t begin = a.segment_begin[s], queries = a.segment_length[s];
         if (begin < next_query || queries < 0 || int64_t{begin} + queries > a.query_rows)
             fail(HLLM_INVALID_ARGUMENT,
-                 "plan_create: segment %d covers query rows [%d, +%d), expected ascending, disjoint rows below %d", s, begin,
+                 "%s: segment %d covers query rows [%d, +%d), expected ascending, disjoint rows below %d", op, s, begin,
                  queries, a.query_rows);
         next_query = int64_t{begin} + queries;
         if (a.span_offsets[s] < 0 || a.span_offsets[s] > a.span_offsets[s + 1] || a.span_offsets[s + 1] > a.spans)
-            fail(HLLM_INVALID_ARGUMENT, "plan_create: span_offsets[%d] is out of order", s);
+            fail(HLLM_INVALID_ARGUMENT, "%s: span_offsets[%d] is out of order", op, s);
         Plan::Segment segment{begin, queries, static_cast<int32_t>(plan->spans.size()), 0, 0};
         int64_t keys = 0;
         for (int32_t j = a.span_offsets[s]; j < a.span_offsets[s + 1]; j++) {
             const int32_t first = a.span_begin[j], length = a.span_length[j];
             if (first < 0 || length < 0 || int64_t{first} + length > a.key_rows)
-                fail(HLLM_INVALID_ARGUMENT, "plan_create: span %d covers key rows [%d, +%d), expected rows below %d", j, first,
+                fail(HLLM_INVALID_ARGUMENT, "%s: span %d covers key rows [%d, +%d), expected rows below %d", op, j, first,
                      length, a.key_rows);
             if (length == 0) continue;
             plan->spans.push_back({first, length, static_cast<int32_t>(keys)});
@@ -41,7 +43,7 @@ std::shared_ptr<Plan> make_plan(const hllm_plan_args& a) {
             keys += length;
         }
         if (keys > INT32_MAX || (queries > 0 && (keys == 0 || (plan->causal && keys < queries))))
-            fail(HLLM_INVALID_ARGUMENT, "plan_create: segment %d has %d queries but %lld keys%s", s, queries,
+            fail(HLLM_INVALID_ARGUMENT, "%s: segment %d has %d queries but %lld keys%s", op, s, queries,
                  static_cast<long long>(keys), plan->causal ? "; a causal segment needs a key for each query" : "");
         if (queries == 0) {
             plan->spans.resize(segment.span);
@@ -73,7 +75,7 @@ std::shared_ptr<Plan> make_plan(const hllm_plan_args& a) {
         place[i] = static_cast<int32_t>(total);
         plan->pieces.push_back({bounds[i], bounds[i + 1] - bounds[i], static_cast<int32_t>(total), counts[i]});
         total += counts[i];
-        if (total > INT32_MAX) fail(HLLM_INVALID_ARGUMENT, "plan_create: too many (segment, span) pairs");
+        if (total > INT32_MAX) fail(HLLM_INVALID_ARGUMENT, "%s: too many (segment, span) pairs", op);
     }
     plan->readers.resize(total);
     each([&](auto at, const Plan::Reader& reader) { plan->readers[place[at]++] = reader; });

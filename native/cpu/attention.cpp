@@ -196,25 +196,50 @@ void find_keys(const Plan& plan, const Plan::Segment& segment, int64_t position,
             rows[i++] = static_cast<int32_t>(span->begin + at);
 }
 
-// out[count, Dh] = rows of one head.
-void gather(float* out, size_t stride, const View& in, int64_t head, const int32_t* rows, size_t count) {
-    for (size_t i = 0; i < count; i++) copy(out + i * stride, in.row(rows[i]) + head * in.stride[1], in.shape[2]);
+// Row of a head in an f32 or bf16 (uint16_t) matrix of keys or values.
+template <class T>
+HWY_INLINE const T* head_row(const View& in, int64_t row, int64_t head) {
+    return static_cast<const T*>(in.data) + row * in.stride[0] + head * in.stride[1];
 }
 
-// out[Dh, KEYS] = the transpose; columns up to the next multiple of 4 repeat the last row.
-void gather_transposed(float* out, const View& in, int64_t head, const int32_t* rows, size_t count) {
+// out[count, Dh] = rows of one head, widened.
+void gather(float* out, size_t stride, const View& in, int64_t head, const int32_t* rows, size_t count) {
+    const size_t Dh = in.shape[2], N = hn::Lanes(F32());
+    for (size_t i = 0; i < count; i++) {
+        float* to = out + i * stride;
+        if (in.dtype == HLLM_F32) {
+            copy(to, head_row<float>(in, rows[i], head), Dh);
+            continue;
+        }
+        const auto* from = head_row<uint16_t>(in, rows[i], head);
+        size_t e = 0;
+        for (; e + N <= Dh; e += N) hn::StoreU(load_weight(from + e), F32(), to + e);
+        for (; e < Dh; e++) to[e] = widen(from[e]);
+    }
+}
+
+#if HWY_TARGET != HWY_SCALAR
+HWY_INLINE auto load4(const float* from) { return hn::LoadU(hn::FixedTag<float, 4>(), from); }
+HWY_INLINE auto load4(const uint16_t* from) {
+    const hn::FixedTag<uint32_t, 4> du;
+    return hn::BitCast(hn::FixedTag<float, 4>(),
+                       hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(hn::FixedTag<uint16_t, 4>(), from))));
+}
+#endif
+
+template <class T>
+HWY_INLINE void gather_transposed_of(float* out, const View& in, int64_t head, const int32_t* rows, size_t count) {
     const size_t Dh = in.shape[2];
     for (size_t i = 0; i < count; i += 4) {
-        const float* from[4];
-        for (size_t j = 0; j < 4; j++) from[j] = in.row(rows[std::min(i + j, count - 1)]) + head * in.stride[1];
+        const T* from[4];
+        for (size_t j = 0; j < 4; j++) from[j] = head_row<T>(in, rows[std::min(i + j, count - 1)], head);
         float* to = out + i;
         size_t e = 0;
 #if HWY_TARGET != HWY_SCALAR
         const hn::FixedTag<float, 4> d;
         const hn::RepartitionToWide<decltype(d)> wide;
         for (; e + 4 <= Dh; e += 4) {
-            const auto a = hn::LoadU(d, from[0] + e), b = hn::LoadU(d, from[1] + e), c = hn::LoadU(d, from[2] + e),
-                       f = hn::LoadU(d, from[3] + e);
+            const auto a = load4(from[0] + e), b = load4(from[1] + e), c = load4(from[2] + e), f = load4(from[3] + e);
             // a0 b0 a1 b1, c0 f0 c1 f1, then pairs of them
             const auto ab = hn::BitCast(wide, hn::InterleaveLower(d, a, b)),
                        AB = hn::BitCast(wide, hn::InterleaveUpper(d, a, b)),
@@ -227,8 +252,16 @@ void gather_transposed(float* out, const View& in, int64_t head, const int32_t* 
         }
 #endif
         for (; e < Dh; e++)
-            for (size_t j = 0; j < 4; j++) to[e * KEYS + j] = from[j][e];
+            for (size_t j = 0; j < 4; j++) to[e * KEYS + j] = widen(from[j][e]);
     }
+}
+
+// out[Dh, KEYS] = the transpose; columns up to the next multiple of 4 repeat the last row.
+void gather_transposed(float* out, const View& in, int64_t head, const int32_t* rows, size_t count) {
+    if (in.dtype == HLLM_F32)
+        gather_transposed_of<float>(out, in, head, rows, count);
+    else
+        gather_transposed_of<uint16_t>(out, in, head, rows, count);
 }
 
 // ---- Forward ----

@@ -1,5 +1,8 @@
 #include "cpu/backend.h"
 
+#include <unistd.h>
+
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 
@@ -9,7 +12,7 @@
 
 namespace hllm {
 
-void* Cpu::allocate(int64_t bytes) {
+void* Cpu::allocate(Context&, int64_t bytes) {
     // calloc gives zero pages that cost nothing until touched; the address is aligned up, the original kept in front.
     auto* raw = bytes > INT64_MAX - 128 ? nullptr : static_cast<std::byte*>(std::calloc(1, static_cast<size_t>(bytes) + 128));
     if (!raw)
@@ -20,7 +23,7 @@ void* Cpu::allocate(int64_t bytes) {
     return data;
 }
 
-void Cpu::release(void* data, int64_t) {
+void Cpu::release(void* data, void*) {
     void* raw;
     std::memcpy(&raw, static_cast<std::byte*>(data) - sizeof(void*), sizeof(void*));
     std::free(raw);
@@ -29,6 +32,33 @@ void Cpu::release(void* data, int64_t) {
 void Cpu::write(Context&, void* to, const void* host, int64_t bytes) { std::memcpy(to, host, bytes); }
 
 void Cpu::read(Context&, void* host, const void* from, int64_t bytes) { std::memcpy(host, from, bytes); }
+
+namespace {
+
+// Operations are complete on return: an event is a time.
+struct CpuEvent final : Event {
+    using Event::Event;
+    void record(Context&) override { time = std::chrono::steady_clock::now(); }
+    void wait(Context&) override {}
+    void synchronize() override {}
+    double seconds_until(Event& end) override {
+        return std::chrono::duration<double>(static_cast<CpuEvent&>(end).time - time).count();
+    }
+    std::chrono::steady_clock::time_point time;
+};
+
+}  // namespace
+
+std::shared_ptr<Event> Cpu::make_event() { return std::make_shared<CpuEvent>(this); }
+
+std::shared_ptr<Graph> Cpu::begin_capture(Context&) {
+    fail(HLLM_UNSUPPORTED, "graph_begin_capture: device cpu runs every call at once and captures none");
+}
+
+std::string Cpu::info() const {
+    return cpu_build_info() + ", " + std::to_string(team().size()) + " threads, " +
+           std::to_string(sysconf(_SC_PHYS_PAGES) / 1024 * sysconf(_SC_PAGE_SIZE) / 1024) + " MiB of memory";
+}
 
 Backend* cpu_backend() {
     static Cpu* instance = new Cpu;  // buffers may be destroyed after static destructors ran
@@ -39,7 +69,10 @@ std::string cpu_build_info() {
 #if defined(__aarch64__)
     const char* isa = "NEON";
 #else
-    const char* isa = simd() == Simd::AVX512 ? "AVX-512" : simd() == Simd::AVX2 ? "AVX2" : "baseline";
+    const char* isa = simd() == Simd::AVX512_BF16 ? "AVX-512 with bf16"
+                      : simd() == Simd::AVX512    ? "AVX-512"
+                      : simd() == Simd::AVX2      ? "AVX2"
+                                                  : "baseline";
 #endif
     return std::string("hllm ") + HLLM_VERSION + ", cpu " + isa + ", " + gemm_info();
 }

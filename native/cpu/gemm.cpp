@@ -18,7 +18,7 @@ const bool kernels_chosen = [] {
     const Simd level = simd();
     (void)level;
 #ifdef BLIS_CONFIG_SKX
-    if (level == Simd::AVX512) setenv("BLIS_ARCH_TYPE", std::to_string(BLIS_ARCH_SKX).c_str(), 0);
+    if (level >= Simd::AVX512) setenv("BLIS_ARCH_TYPE", std::to_string(BLIS_ARCH_SKX).c_str(), 0);
 #endif
 #ifdef BLIS_CONFIG_HASWELL
     if (level == Simd::AVX2) setenv("BLIS_ARCH_TYPE", std::to_string(BLIS_ARCH_HASWELL).c_str(), 0);

@@ -1,5 +1,5 @@
-// Linear layers: matmul through the GEMM library; few rows through a kernel of our own that reads the weights once, at
-// memory speed; bf16 weights are widened block by block in front of the GEMM.
+// Linear layers: packed weights through a tile of our own; others through the GEMM library, bf16 weights widened block by
+// block in front of it; few rows through a kernel that reads the weights once, at memory speed.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/linear.cpp"
 #include "cpu/simd-inl.h"
@@ -8,6 +8,7 @@
 
 #include "cpu/backend.h"
 #include "cpu/gemm.h"
+#include "cpu/packed.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace hllm {
@@ -67,10 +68,16 @@ void Cpu::matmul(Context&, const View& c, const View& a, const View& b, bool tra
          b.f32(), transpose_b ? 1 : b.stride[0], transpose_b ? b.stride[0] : 1, c.f32(), c.stride[0], accumulate);
 }
 
+int64_t Cpu::packed_bytes(const Weight& weight) const { return hllm::packed_bytes(weight.values); }
+
+void Cpu::pack(Context&, const Weight& weight) { hllm::pack(weight.packed->data, weight.values); }
+
 void Cpu::linear_forward(Context& context, const View& y, const View& x, const Weight& weight, bool accumulate) {
     const View& w = weight.values;
     const int64_t N = w.shape[0], K = w.shape[1];
-    if (x.shape[0] <= FEW) {
+    if (weight.packed) {
+        packed_forward(context, y, x, w, weight.packed->data, accumulate);
+    } else if (x.shape[0] <= FEW) {
         team().ranges(N, COLUMNS, [&](int64_t begin, int64_t end, int) {
             if (w.dtype == HLLM_BF16)
                 HLLM_DISPATCH(few_rows_bf16)(y, x, w, accumulate, begin, end);

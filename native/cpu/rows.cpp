@@ -20,6 +20,14 @@ void normalize_row(float* out, const float* in, int64_t n) {
     map(out, in, n, [&](V32 v) { return hn::Mul(v, factor); });
 }
 
+void mul_row(float* out, const float* a, const float* b, int64_t n) {
+    map(out, a, b, n, [](V32 x, V32 y) { return hn::Mul(x, y); });
+}
+
+void add_mul_row(float* out, const float* a, const float* b, int64_t n) {
+    for (int64_t i = 0; i < n; i++) out[i] += a[i] * b[i];
+}
+
 void widen_row(float* out, const uint16_t* in, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         const uint32_t bits = static_cast<uint32_t>(in[i]) << 16;
@@ -104,6 +112,18 @@ void check_segments(const char* op, const View& offsets, const View& rows, int64
     check_indices(op, "rows", rows, 0, limit);
 }
 
+// n consecutive elements from offset `from` of `in` to offset `to` of `out`, each of its own dtype.
+void convert_elements(const View& out, int64_t to, const View& in, int64_t from, int64_t n) {
+    const int64_t size = out.dtype == HLLM_BF16 ? 2 : 4;
+    if (out.dtype == in.dtype)
+        std::memcpy(static_cast<std::byte*>(out.data) + to * size, static_cast<const std::byte*>(in.data) + from * size,
+                    static_cast<size_t>(n * size));
+    else if (in.dtype == HLLM_BF16)
+        HLLM_DISPATCH(widen_row)(out.f32() + to, in.bf16() + from, n);
+    else
+        HLLM_DISPATCH(narrow_row)(out.bf16() + to, in.f32() + from, n);
+}
+
 }  // namespace
 
 void Cpu::fill(Context&, const View& out, float value) {
@@ -116,16 +136,7 @@ void Cpu::fill(Context&, const View& out, float value) {
 }
 
 void Cpu::convert(Context&, const View& out, const View& in) {
-    innermost_rows(out, in, [&](int64_t to, int64_t from, int64_t n) {
-        if (out.dtype == in.dtype)
-            std::memcpy(static_cast<std::byte*>(out.data) + to * (out.dtype == HLLM_BF16 ? 2 : 4),
-                        static_cast<const std::byte*>(in.data) + from * (in.dtype == HLLM_BF16 ? 2 : 4),
-                        static_cast<size_t>(n) * (out.dtype == HLLM_BF16 ? 2 : 4));
-        else if (in.dtype == HLLM_BF16)
-            HLLM_DISPATCH(widen_row)(out.f32() + to, in.bf16() + from, n);
-        else
-            HLLM_DISPATCH(narrow_row)(out.bf16() + to, in.f32() + from, n);
-    });
+    innermost_rows(out, in, [&](int64_t to, int64_t from, int64_t n) { convert_elements(out, to, in, from, n); });
 }
 
 void Cpu::embedding_forward(Context&, const View& out, const View& ids, const View& table, const View& special) {
@@ -141,6 +152,12 @@ void Cpu::embedding_backward(Context&, const View& dtable, const View& dspecial,
 void Cpu::gather_rows(Context&, const View& out, const View& in, const View& index) {
     check_indices("gather_rows", "index", index, 0, in.shape[0]);
     copy_rows(out, index, in, View{});
+}
+
+void Cpu::scatter_rows(Context&, const View& out, const View& in, const View& index) {
+    check_indices("scatter_rows", "index", index, 0, out.shape[0]);
+    for (int64_t n = 0; n < in.shape[0]; n++)
+        convert_elements(out, index.i32()[n] * out.stride[0], in, n * in.stride[0], in.shape[1]);
 }
 
 void Cpu::scatter_add_rows(Context&, const View& out, const View& in, const View& index) {
@@ -177,6 +194,13 @@ void Cpu::segment_mean_backward(Context& context, const View& din, const View& d
 void Cpu::normalize_rows(Context&, const View& out, const View& in) {
     team().ranges(out.shape[0], rows_per_item(out.shape[1]), [&](int64_t begin, int64_t end, int) {
         for (int64_t t = begin; t < end; t++) HLLM_DISPATCH(normalize_row)(out.row(t), in.row(t), out.shape[1]);
+    });
+}
+
+void Cpu::mul(Context&, const View& out, const View& a, const View& b, bool accumulate) {
+    team().ranges(out.shape[0], rows_per_item(out.shape[1]), [&](int64_t begin, int64_t end, int) {
+        const auto kernel = accumulate ? HLLM_DISPATCH(add_mul_row) : HLLM_DISPATCH(mul_row);
+        for (int64_t t = begin; t < end; t++) kernel(out.row(t), a.row(t), b.row(t), out.shape[1]);
     });
 }
 

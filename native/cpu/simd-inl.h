@@ -25,7 +25,7 @@
 #include "cpu/simd.h"
 #if defined(__x86_64__)
 #define HLLM_DISPATCH(kernel)                             \
-    (hllm::simd() == hllm::Simd::AVX512 ? &N_AVX3::kernel \
+    (hllm::simd() >= hllm::Simd::AVX512 ? &N_AVX3::kernel \
      : hllm::simd() == hllm::Simd::AVX2 ? &N_AVX2::kernel \
                                         : &HWY_STATIC_DISPATCH(kernel))
 #else

@@ -13,9 +13,14 @@
  * Order      context, outputs, saved values, inputs, weights, options.
  * Gradients  Gradients of parameters ADD to what is there; gradients of activations OVERWRITE unless `accumulate` says
  *            otherwise. A NULL gradient is not computed where a function says "may be NULL".
- * Devices    CPU operations are complete on return. On other devices they are enqueued on the context's stream.
- * Numbers    float32 throughout; bf16 only inside hllm_weight and as the source or target of hllm_convert. On the CPU a
- *            result depends on the instruction set, but not on the number of threads nor on their schedule.
+ * Devices    "cpu": operations are complete on return. "cuda" (from the plugin libhllm_cuda.so, on the first GPU visible) and
+ *            "cuda-emulated" (the same kernels on the CPU, slowly, for tests): they are enqueued on the context's stream, and
+ *            a fault that shows late, such as an index out of range, is reported by the context's next hllm_buffer_read
+ *            or hllm_context_synchronize. Contexts that share a buffer are ordered by events or by synchronize; a buffer
+ *            goes back in the order of the context that created it.
+ * Numbers    f32, and sums in f32. Where a function says "activation", a tensor may be bf16 instead, if hllm_supports says
+ *            so (cuda does, cpu does not: HLLM_UNSUPPORTED). On the CPU a result depends on the instruction set, but not
+ *            on the number of threads nor on their schedule.
  *
  * Dimensions: T packed tokens, D hidden, F feed-forward, V vocabulary, H query heads, Hkv key/value heads, Dh head width,
  * B users, M negatives, K top-k, N catalogue rows.
@@ -37,7 +42,7 @@ extern "C" {
 
 /* The major number changes when a compiled caller would break, the minor when something is added. */
 #define HLLM_ABI_MAJOR 1
-#define HLLM_ABI_MINOR 0
+#define HLLM_ABI_MINOR 1
 
 enum hllm_status {
     HLLM_OK = 0,
@@ -54,6 +59,8 @@ typedef struct hllm_context hllm_context;
 typedef struct hllm_buffer hllm_buffer;
 typedef struct hllm_weight hllm_weight;
 typedef struct hllm_plan hllm_plan;
+typedef struct hllm_event hllm_event;
+typedef struct hllm_graph hllm_graph;
 
 /* A window of rank 1 to 4 onto a buffer. Strides are in elements; shape and stride beyond the rank are ignored. */
 typedef struct hllm_tensor {
@@ -86,13 +93,45 @@ HLLM_API int32_t hllm_threads_get(void);
 /* Bytes held for buffers, weights, plans and scratch of all contexts of a device. */
 HLLM_API int32_t hllm_live_bytes(const char *device, int64_t *bytes);
 
+/* Refuses what would take live_bytes of a device above `bytes`: HLLM_OUT_OF_MEMORY, with sizes. 0: no limit. */
+HLLM_API int32_t hllm_memory_limit_set(const char *device, int64_t bytes);
+
+/* One line for people: processor or card, its memory, driver and library versions, who computes attention. Valid until the
+ * thread's next call of this function. */
+HLLM_API int32_t hllm_device_info(const char *device, const char **text);
+
+/* HLLM_OK if the device computes `operation` ("linear_forward": a function of this header without "hllm_") on activations of
+ * this dtype, else HLLM_UNSUPPORTED and a message that says why. head_width: of attention; 0 elsewhere. */
+HLLM_API int32_t hllm_supports(const char *device, const char *operation, int32_t dtype, int32_t head_width);
+
 /* ---- Context ---------------------------------------------------------------------------------------------------- */
 
-/* device: "cpu". A device that this library or its plugins cannot serve is HLLM_UNSUPPORTED, and the message says why. */
+/* device: "cpu", "cuda" or "cuda-emulated". Plugins lie beside this library, or in the folder that the environment variable
+ * HLLM_PLUGIN_PATH names. A device that cannot be had is HLLM_UNSUPPORTED, and the message says why. */
 HLLM_API int32_t hllm_context_create(const char *device, hllm_context **context);
+/* Waits for the context's work; a graph that it is capturing is given up. */
 HLLM_API int32_t hllm_context_destroy(hllm_context *context);
 /* Waits for all work of the context and reports late faults. */
 HLLM_API int32_t hllm_context_synchronize(hllm_context *context);
+
+/* An event marks a point in the work of a context. record: after all that has been enqueued; may be repeated. wait: what the
+ * context enqueues from here on waits for the event, on the device. synchronize: the caller waits. elapsed: time between two
+ * events, waits for `end`. On the CPU, events are times. */
+HLLM_API int32_t hllm_event_create(hllm_context *context, hllm_event **event);
+HLLM_API int32_t hllm_event_destroy(hllm_event *event);
+HLLM_API int32_t hllm_event_record(hllm_context *context, hllm_event *event);
+HLLM_API int32_t hllm_event_wait(hllm_context *context, hllm_event *event);
+HLLM_API int32_t hllm_event_synchronize(hllm_event *event);
+HLLM_API int32_t hllm_event_elapsed(hllm_event *begin, hllm_event *end, double *seconds);
+
+/* Between begin and end nothing runs: the context's calls are kept as a graph, which then launches as one, on this context.
+ * A launch reads tensors and plans as they are then: new values are written, and plans updated, in between. The graph keeps
+ * what its calls use alive, destroyed or not. While capturing, buffer_write, buffer_read, plan_create, plan_update and
+ * synchronize are refused. Begin waits for the context's work. On the CPU: HLLM_UNSUPPORTED. */
+HLLM_API int32_t hllm_graph_begin_capture(hllm_context *context);
+HLLM_API int32_t hllm_graph_end_capture(hllm_context *context, hllm_graph **graph);
+HLLM_API int32_t hllm_graph_launch(hllm_context *context, hllm_graph *graph);
+HLLM_API int32_t hllm_graph_destroy(hllm_graph *graph);
 
 /* ---- Buffers ---------------------------------------------------------------------------------------------------- */
 
@@ -102,7 +141,8 @@ HLLM_API int32_t hllm_buffer_create(hllm_context *context, int64_t bytes, hllm_b
  * output it is refused. */
 HLLM_API int32_t hllm_buffer_wrap_host(hllm_context *context, const void *host, int64_t bytes, hllm_buffer **buffer);
 HLLM_API int32_t hllm_buffer_destroy(hllm_buffer *buffer);
-/* Copies between host memory and [offset, offset + bytes) of the buffer; complete on return. */
+/* Copies between host memory and [offset, offset + bytes) of the buffer. On return a read is complete, and after a write the
+ * host memory is free for other use, while the bytes arrive in the order of the context's work. */
 HLLM_API int32_t hllm_buffer_write(hllm_context *context, hllm_buffer *buffer, int64_t offset, const void *host, int64_t bytes);
 HLLM_API int32_t hllm_buffer_read(hllm_context *context, void *host, hllm_buffer *buffer, int64_t offset, int64_t bytes);
 
@@ -113,7 +153,8 @@ HLLM_API int32_t hllm_convert(hllm_context *context, const hllm_tensor *out, con
 
 /* ---- Matrix products -------------------------------------------------------------------------------------------- */
 
-/* c[m,n] = op(a) op(b), or c += with accumulate; op transposes when its flag is not 0. All f32, rank 2. */
+/* c[m,n] = op(a) op(b), or c += with accumulate; op transposes when its flag is not 0. Rank 2. c is an
+ * activation, and so are a and b, of one dtype. */
 HLLM_API int32_t hllm_matmul(hllm_context *context, const hllm_tensor *c, const hllm_tensor *a, const hllm_tensor *b,
                              int32_t transpose_a, int32_t transpose_b, int32_t accumulate);
 
@@ -121,16 +162,21 @@ HLLM_API int32_t hllm_matmul(hllm_context *context, const hllm_tensor *c, const 
  * storage bf16: a view of a bf16 source, or an own rounded copy of an f32 one. */
 HLLM_API int32_t hllm_weight_create(hllm_context *context, const hllm_tensor *source, int32_t storage, hllm_weight **weight);
 HLLM_API int32_t hllm_weight_destroy(hllm_weight *weight);
+/* Keeps a second copy in the order in which hllm_linear_forward reads it fastest; for weights that stay as they are. bf16
+ * weights then take x rounded to bf16 where the processor multiplies bf16 itself. A device that has no such order does
+ * nothing. */
+HLLM_API int32_t hllm_weight_pack(hllm_context *context, hllm_weight *weight);
 /* Takes over new values of the source: call it after the source was written (an optimiser step). */
 HLLM_API int32_t hllm_weight_refresh(hllm_context *context, hllm_weight *weight);
 
-/* y[T,N] = x[T,K] w^T, or y += with accumulate (the residual stream). */
+/* y[T,N] = x[T,K] w^T, or y += with accumulate (the residual stream). x and y are activations, each of its own dtype; a bf16 x
+ * needs a weight of bf16 storage. */
 HLLM_API int32_t hllm_linear_forward(hllm_context *context, const hllm_tensor *y, const hllm_tensor *x, hllm_weight *weight,
                                      int32_t accumulate);
-/* dx[T,K] = dy[T,N] w, or += with accumulate. */
+/* dx[T,K] = dy[T,N] w, or += with accumulate. dx and dy are activations, as above. */
 HLLM_API int32_t hllm_linear_backward_input(hllm_context *context, const hllm_tensor *dx, const hllm_tensor *dy,
                                             hllm_weight *weight, int32_t accumulate);
-/* dweight[N,K] += dy[T,N]^T x[T,K]. */
+/* dweight[N,K] += dy[T,N]^T x[T,K]; dy and x are activations of one dtype, dweight is f32. */
 HLLM_API int32_t hllm_linear_backward_weight(hllm_context *context, const hllm_tensor *dweight, const hllm_tensor *dy,
                                              const hllm_tensor *x);
 
@@ -143,9 +189,13 @@ HLLM_API int32_t hllm_embedding_forward(hllm_context *context, const hllm_tensor
 /* dtable[ids[t]] += dout[t], dspecial += dout[t] where ids[t] < 0. Both may be NULL. Added in the order of t. */
 HLLM_API int32_t hllm_embedding_backward(hllm_context *context, const hllm_tensor *dtable, const hllm_tensor *dspecial,
                                          const hllm_tensor *dout, const hllm_tensor *ids);
-/* out[n] = in[index[n]]; out [N,D], in [R,D], index i32 [N]. */
+/* out[n] = in[index[n]]; out [N,D], in [R,D], index i32 [N]. out and in are activations of one dtype. */
 HLLM_API int32_t hllm_gather_rows(hllm_context *context, const hllm_tensor *out, const hllm_tensor *in,
                                   const hllm_tensor *index);
+/* out[index[n]] = in[n] for distinct index[n]; other rows keep their values. out [R,D] f32 or bf16, in [N,D] f32 or bf16,
+ * index i32 [N]: new keys and values into a cache. */
+HLLM_API int32_t hllm_scatter_rows(hllm_context *context, const hllm_tensor *out, const hllm_tensor *in,
+                                   const hllm_tensor *index);
 /* out[index[n]] += in[n], in the order of n: the gradient of hllm_gather_rows. */
 HLLM_API int32_t hllm_scatter_add_rows(hllm_context *context, const hllm_tensor *out, const hllm_tensor *in,
                                        const hllm_tensor *index);
@@ -158,23 +208,28 @@ HLLM_API int32_t hllm_segment_mean_backward(hllm_context *context, const hllm_te
                                             const hllm_tensor *offsets, const hllm_tensor *rows);
 /* out[t] = in[t] / |in[t]|; a zero row stays zero. [T,D]; in place allowed. */
 HLLM_API int32_t hllm_normalize_rows(hllm_context *context, const hllm_tensor *out, const hllm_tensor *in);
+/* out = a * b element by element, or += with accumulate. [T,D]; in place allowed. Row stride 0 in a or b: one row for all. */
+HLLM_API int32_t hllm_mul(hllm_context *context, const hllm_tensor *out, const hllm_tensor *a, const hllm_tensor *b,
+                          int32_t accumulate);
 
 /* ---- Layers ----------------------------------------------------------------------------------------------------- */
 
-/* y = x * rstd * weight, rstd = 1 / sqrt(mean(x^2) + eps). x, y [T,D], weight [D]; saved_rstd [T] may be NULL. */
+/* y = x * rstd * weight, rstd = 1 / sqrt(mean(x^2) + eps). x, y [T,D], weight [D]; saved_rstd [T] may be NULL. y is an
+ * activation; x is f32. */
 HLLM_API int32_t hllm_rmsnorm_forward(hllm_context *context, const hllm_tensor *y, const hllm_tensor *saved_rstd,
                                       const hllm_tensor *x, const hllm_tensor *weight, float eps);
-/* dx [T,D] (added to with accumulate: the residual stream), dweight [D] += (may be NULL). */
+/* dx [T,D] (added to with accumulate: the residual stream), dweight [D] += (may be NULL). dy is an activation. */
 HLLM_API int32_t hllm_rmsnorm_backward(hllm_context *context, const hllm_tensor *dx, const hllm_tensor *dweight,
                                        const hllm_tensor *dy, const hllm_tensor *saved_rstd, const hllm_tensor *x,
                                        const hllm_tensor *weight, int32_t accumulate);
 
 /* Rotary position embedding, in place, halves convention (i, i + Dh/2). x [T, heads, Dh] (strided rows allowed), positions
- * i32 [T], table [P,Dh]: Dh/2 cosines, then Dh/2 sines of each position. inverse != 0 rotates back: the gradient. */
+ * i32 [T], table [P,Dh]: Dh/2 cosines, then Dh/2 sines of each position. inverse != 0 rotates back: the gradient. x is an
+ * activation. */
 HLLM_API int32_t hllm_rope(hllm_context *context, const hllm_tensor *x, const hllm_tensor *positions, const hllm_tensor *table,
                            int32_t inverse);
 
-/* y = silu(gate) * up; gate_up [T,2F]: gate, then up; y [T,F]. */
+/* y = silu(gate) * up; gate_up [T,2F]: gate, then up; y [T,F]. Activations of one dtype, also below. */
 HLLM_API int32_t hllm_swiglu_forward(hllm_context *context, const hllm_tensor *y, const hllm_tensor *gate_up);
 HLLM_API int32_t hllm_swiglu_backward(hllm_context *context, const hllm_tensor *dgate_up, const hllm_tensor *dy,
                                       const hllm_tensor *gate_up);
@@ -199,10 +254,15 @@ typedef struct hllm_plan_args {
 } hllm_plan_args;
 
 HLLM_API int32_t hllm_plan_create(hllm_context *context, const hllm_plan_args *args, hllm_plan **plan);
+/* New segments and spans in the same plan, at most as many of each as args held when it was created (an empty span holds a
+ * place); causal, query_rows and key_rows stay. A captured graph sees them. No other context may use the plan meanwhile. */
+HLLM_API int32_t hllm_plan_update(hllm_context *context, hllm_plan *plan, const hllm_plan_args *args);
 HLLM_API int32_t hllm_plan_destroy(hllm_plan *plan);
 
 /* out = softmax(scale * q k^T) v by segments. q, out [Tq, H, Dh]; k, v [Tk, Hkv, Dh] with H a multiple of Hkv (query head h
- * reads key head h / (H/Hkv)); k is stored rotated. saved_lse [H, Tq]: log-sum-exp, may be NULL without a backward. */
+ * reads key head h / (H/Hkv)); k is stored rotated. saved_lse [H, Tq]: log-sum-exp, may be NULL without a backward.
+ * q, k, v, out and their gradients are activations of one dtype; saved_lse is f32. On the CPU, k and v may also be bf16 (a
+ * cache) beside an f32 q. */
 HLLM_API int32_t hllm_attention_forward(hllm_context *context, const hllm_tensor *out, const hllm_tensor *saved_lse,
                                         const hllm_tensor *q, const hllm_tensor *k, const hllm_tensor *v, hllm_plan *plan,
                                         float scale);
@@ -251,7 +311,7 @@ typedef struct hllm_infonce_args {
     const hllm_tensor *dp;           /* [T,D] overwritten */
     const hllm_tensor *dn;           /* [M,D] overwritten */
     const hllm_tensor *dlogit_scale; /* [1] added to; may be NULL */
-    const hllm_tensor *u;            /* [T,D] predictions */
+    const hllm_tensor *u;            /* [T,D] predictions; u, p and n are activations of one dtype, all else is f32 */
     const hllm_tensor *p;            /* [T,D] targets */
     const hllm_tensor *n;            /* [M,D] negatives */
     const hllm_tensor *target_ids;   /* i32 [T]; with negative_ids, or both NULL */
@@ -260,6 +320,11 @@ typedef struct hllm_infonce_args {
 } hllm_infonce_args;
 
 HLLM_API int32_t hllm_infonce(hllm_context *context, const hllm_infonce_args *args);
+
+/* Binary cross entropy of logits z and labels y (0 or 1): loss [1] = sum of log(1 + exp(z)) - y z, overwritten. dlogits [T]
+ * = (sigmoid(z) - y) / positions, overwritten; may be NULL. logits, labels [T] f32. positions: those of the global batch. */
+HLLM_API int32_t hllm_bce(hllm_context *context, const hllm_tensor *loss, const hllm_tensor *dlogits, const hllm_tensor *logits,
+                          const hllm_tensor *labels, int64_t positions);
 
 /* ---- Optimiser -------------------------------------------------------------------------------------------------- */
 
@@ -292,7 +357,8 @@ HLLM_API int32_t hllm_adamw(hllm_context *context, const hllm_adamw_args *args);
 
 /* The K best rows of table [N,D] by inner product for each query [B,D], best first, ties to the lower row. scores [B,K],
  * rows i32 [B,K]; where fewer than K are left: score -inf, row -1. Rows excluded_rows[excluded_offsets[b] ..
- * excluded_offsets[b+1]) are left out (i32 tensors, or both NULL). Memory O(tile), never B x N. */
+ * excluded_offsets[b+1]) are left out (i32 tensors, or both NULL). Memory O(tile), never B x N. queries and table are
+ * activations of one dtype, also below. On a GPU K goes up to 4096. */
 HLLM_API int32_t hllm_topk(hllm_context *context, const hllm_tensor *scores, const hllm_tensor *rows,
                            const hllm_tensor *queries, const hllm_tensor *table, const hllm_tensor *excluded_offsets,
                            const hllm_tensor *excluded_rows);

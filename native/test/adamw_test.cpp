@@ -8,9 +8,9 @@ constexpr int64_t SIZES[] = {0, 1, 3, 17, 64, 65, 576, 4097, 70000, 200001};
 
 class Optimiser : public OpTest {
    protected:
-    float norm_of(const std::vector<float>& values) {
+    float norm_of(const std::vector<float>& values, int64_t gap = 0) {
         const auto* out = output({1}, NAN);
-        EXPECT_EQ(HLLM_OK, hllm_norm(context, out, floats(values, {static_cast<int64_t>(values.size())})))
+        EXPECT_EQ(HLLM_OK, hllm_norm(context, out, floats(values, {static_cast<int64_t>(values.size())}, gap)))
             << hllm_error_message();
         return read(out)[0];
     }
@@ -36,7 +36,8 @@ TEST_F(Optimiser, Norm) {
     for (int64_t n : SIZES) {
         const auto values = normal(n, 3);
         const auto in = doubles(values);
-        expect_close({norm_of(values)}, {std::sqrt(inner(in, in))}, 0, 1e-6, "norm of " + std::to_string(n));
+        for (int64_t gap : {0, 1})
+            expect_close({norm_of(values, gap)}, {std::sqrt(inner(in, in))}, 0, 1e-6, "norm of " + std::to_string(n));
     }
 }
 
@@ -60,10 +61,12 @@ TEST_F(Optimiser, NormShowsWhatIsNotANumber) {
 TEST_F(Optimiser, Clamp) {
     for (int64_t n : SIZES) {
         auto values = normal(n, 3);
-        const auto* in = floats(values, {n});
+        const auto *in = floats(values, {n}), *off = floats(values, {n}, 1);
         HLLM_OK_OR_FAIL(hllm_clamp(context, in, -1.5f, 2.f));
+        HLLM_OK_OR_FAIL(hllm_clamp(context, off, -1.5f, 2.f));
         for (float& value : values) value = std::min(std::max(value, -1.5f), 2.f);
-        if (n > 0) expect_same_bits(read(in), values, "clamped " + std::to_string(n));
+        for (const auto* clamped : {in, off})
+            if (n > 0) expect_same_bits(read(clamped), values, "clamped " + std::to_string(n));
     }
     const auto* in = floats({5, -5}, {2});
     HLLM_OK_OR_FAIL(hllm_clamp(context, in, 1, 1));

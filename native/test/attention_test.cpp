@@ -78,10 +78,10 @@ Forward forward(const Layout& layout, const Heads& h, double scale, const Inputs
     return f;
 }
 
-// The gradients of inner(dout, out).
-Inputs backward(const Layout& layout, const Heads& h, double scale, const Inputs& in, const std::vector<double>& dout) {
+// The gradients of inner(dout, out), with out as it was saved.
+Inputs backward(const Layout& layout, const Heads& h, double scale, const Inputs& in, const std::vector<double>& dout,
+                const std::vector<double>& out) {
     Inputs d{std::vector<double>(in.q.size()), std::vector<double>(in.k.size()), std::vector<double>(in.v.size())};
-    const auto out = forward(layout, h, scale, in).out;
     attend(
         layout, h, scale, in,
         [&](int64_t q, int64_t k, double p) {
@@ -96,6 +96,9 @@ Inputs backward(const Layout& layout, const Heads& h, double scale, const Inputs
         [](int64_t, int64_t, double) {});
     return d;
 }
+Inputs backward(const Layout& layout, const Heads& h, double scale, const Inputs& in, const std::vector<double>& dout) {
+    return backward(layout, h, scale, in, dout, forward(layout, h, scale, in).out);
+}
 
 // Within `tolerance` of the largest expected value.
 void expect_gradient(const std::vector<float>& actual, const std::vector<double>& expected, double tolerance,
@@ -103,6 +106,25 @@ void expect_gradient(const std::vector<float>& actual, const std::vector<double>
     double largest = 0;
     for (double value : expected) largest = std::max(largest, std::abs(value));
     expect_close(actual, expected, tolerance * largest, tolerance, what);
+}
+
+// Each row of `width` elements within 2^-7 of its length, or of the usual length where it is shorter: what is summed up may
+// cancel out.
+void expect_rows(const std::vector<float>& actual, const std::vector<double>& expected, int64_t width,
+                 const std::string& what) {
+    ASSERT_EQ(actual.size(), expected.size()) << what;
+    ASSERT_GT(actual.size(), 0u) << what;
+    double squares = 0;
+    for (double value : expected) squares += value * value;
+    const double usual = squares / static_cast<double>(expected.size() / width);
+    for (size_t t = 0; t < expected.size(); t += width) {
+        double error = 0, length = 0;
+        for (int64_t i = 0; i < width; i++) {
+            error += std::pow(actual[t + i] - expected[t + i], 2);
+            length += expected[t + i] * expected[t + i];
+        }
+        ASSERT_LE(std::sqrt(error), 0x1p-7 * std::sqrt(std::max(length, usual))) << what << ", row " << t / width;
+    }
 }
 
 // Rows that no segment uses are exactly 0.
@@ -122,6 +144,18 @@ class Attention : public OpTest {
     }
 
     hllm_plan* plan(const Layout& layout) {
+        hllm_plan* made = nullptr;
+        auto create = [&](const hllm_plan_args& args) { return hllm_plan_create(context, &args, &made); };
+        EXPECT_EQ(HLLM_OK, with_args(layout, create)) << hllm_error_message();
+        plans_.push_back(made);
+        return made;
+    }
+    void update(hllm_plan* plan, const Layout& layout) {
+        auto update = [&](const hllm_plan_args& args) { return hllm_plan_update(context, plan, &args); };
+        EXPECT_EQ(HLLM_OK, with_args(layout, update)) << hllm_error_message();
+    }
+    template <class Use>
+    static int32_t with_args(const Layout& layout, Use&& use) {
         std::vector<int32_t> begin, length, offsets{0}, span_begin, span_length;
         for (const Segment& segment : layout.segments) {
             begin.push_back(segment.query), length.push_back(segment.queries);
@@ -139,10 +173,7 @@ class Attention : public OpTest {
                                   offsets.data(),
                                   span_begin.data(),
                                   span_length.data()};
-        hllm_plan* made = nullptr;
-        EXPECT_EQ(HLLM_OK, hllm_plan_create(context, &args, &made)) << hllm_error_message();
-        plans_.push_back(made);
-        return made;
+        return use(args);
     }
 
     // Sequences that see themselves, such as users' histories.
@@ -176,6 +207,29 @@ class Attention : public OpTest {
         }
         return layout;
     }
+    // Users' histories in pages of 16 rows, anywhere; each user brings a few new queries, the last keys of the last page.
+    Layout pages(bool causal, const std::vector<int32_t>& histories, int32_t queries) {
+        Layout layout{"pages", causal, 0, 0, {}};
+        std::vector<int32_t> free;
+        for (int32_t keys : histories)
+            for (int32_t i = 0; i < keys; i += 16) free.push_back(layout.key_rows), layout.key_rows += 16;
+        std::shuffle(free.begin(), free.end(), random);
+        for (int32_t keys : histories) {
+            Segment segment{layout.query_rows, queries, {}};
+            for (int32_t i = 0; i < keys; i += 16)
+                segment.spans.push_back({free.back(), std::min(16, keys - i)}), free.pop_back();
+            layout.segments.push_back(segment);
+            layout.query_rows += queries;
+        }
+        return layout;
+    }
+    // One-token branches over one history: at time t it sees the first t + 1 rows, then itself.
+    Layout branches(bool causal, int32_t history, int32_t step) {
+        Layout layout{"branches", causal, history, history, {{0, history, {{0, history}}}}};
+        for (int32_t t = 0; t < history; t += step)
+            layout.segments.push_back({layout.query_rows++, 1, {{0, t + 1}, {layout.key_rows++, 1}}});
+        return layout;
+    }
     // Spans in any order that overlap, also within a segment; empty spans, segments without queries; rows that nobody uses.
     Layout scattered(bool causal, int32_t segments) {
         Layout layout{"scattered", causal, 3, 90, {}};
@@ -202,13 +256,17 @@ class Attention : public OpTest {
     };
     // Forward and backward; gaps of different sizes between the rows of all tensors.
     Run run(const Layout& layout, const Heads& h, float scale, const std::vector<float>& q, const std::vector<float>& k,
-            const std::vector<float>& v, const std::vector<float>& dout, int64_t gap = 0) {
+            const std::vector<float>& v, const std::vector<float>& dout, int64_t gap = 0, int32_t dtype = HLLM_F32) {
         const int64_t Tq = layout.query_rows, Tk = layout.key_rows;
         auto* p = plan(layout);
-        const auto *vq = floats(q, {Tq, h.H, h.Dh}, gap), *vk = floats(k, {Tk, h.Hkv, h.Dh}, 2 * gap),
-                   *vv = floats(v, {Tk, h.Hkv, h.Dh}, gap), *vdout = floats(dout, {Tq, h.H, h.Dh}, 3 * gap);
-        const Run r{output({Tq, h.H, h.Dh}, NAN, 3 * gap), output({h.H, Tq}, NAN, gap), output({Tq, h.H, h.Dh}, NAN, 2 * gap),
-                    output({Tk, h.Hkv, h.Dh}, NAN, gap), output({Tk, h.Hkv, h.Dh}, NAN, gap)};
+        auto garbage = [&](const std::vector<int64_t>& shape, int64_t gap) {
+            return activation(dtype, std::vector<float>(count(shape), NAN), shape, gap);
+        };
+        const auto *vq = activation(dtype, q, {Tq, h.H, h.Dh}, gap), *vk = activation(dtype, k, {Tk, h.Hkv, h.Dh}, 2 * gap),
+                   *vv = activation(dtype, v, {Tk, h.Hkv, h.Dh}, gap),
+                   *vdout = activation(dtype, dout, {Tq, h.H, h.Dh}, 3 * gap);
+        const Run r{garbage({Tq, h.H, h.Dh}, 3 * gap), output({h.H, Tq}, NAN, gap), garbage({Tq, h.H, h.Dh}, 2 * gap),
+                    garbage({Tk, h.Hkv, h.Dh}, gap), garbage({Tk, h.Hkv, h.Dh}, gap)};
         EXPECT_EQ(HLLM_OK, hllm_attention_forward(context, r.out, r.lse, vq, vk, vv, p, scale)) << hllm_error_message();
         const hllm_attention_backward_args args{sizeof args, scale, r.dq, r.dk, r.dv, r.out, r.lse, vdout, vq, vk, vv, p};
         EXPECT_EQ(HLLM_OK, hllm_attention_backward(context, &args)) << hllm_error_message();
@@ -228,7 +286,46 @@ class Attention : public OpTest {
         expect_gradient(read(r.dq), d.q, tolerance, what + " dq");
         expect_gradient(read(r.dk), d.k, tolerance, what + " dk");
         expect_gradient(read(r.dv), d.v, tolerance, what + " dv");
+        expect_unused_zeros(layout, r, what);
+    }
 
+    // bf16; a gap of a multiple of 8 leaves rows on 16 bytes, as the tensor cores want them.
+    void compare_bf16(const Layout& layout, const Heads& h, float scale, int64_t gap) {
+        auto values = [&](int64_t n) { return rounded(HLLM_BF16, normal(n)); };
+        const auto q = values(layout.query_rows * h.H * h.Dh), k = values(layout.key_rows * h.Hkv * h.Dh),
+                   v = values(layout.key_rows * h.Hkv * h.Dh), dout = values(layout.query_rows * h.H * h.Dh);
+        const Inputs in{doubles(q), doubles(k), doubles(v)};
+        const auto f = forward(layout, h, scale, in);
+        const std::string what =
+            layout.name + (layout.causal ? " causal " : " full ") + h.name() + " bf16, gap " + std::to_string(gap);
+        const Run r = run(layout, h, scale, q, k, v, dout, gap, HLLM_BF16);
+        const auto d = backward(layout, h, scale, in, doubles(dout), doubles(read(r.out)));
+        expect_rows(read(r.out), f.out, h.Dh, what + " out");
+        expect_close(read(r.lse), f.lse, 1e-4, 1e-4, what + " lse");
+        expect_rows(read(r.dq), d.q, h.Dh, what + " dq");
+        expect_rows(read(r.dk), d.k, h.Dh, what + " dk");
+        expect_rows(read(r.dv), d.v, h.Dh, what + " dv");
+        expect_unused_zeros(layout, r, what);
+    }
+
+    // Captures a forward call; the call's status.
+    int32_t captured(hllm_graph** graph, const hllm_tensor* out, const hllm_tensor* q, const hllm_tensor* k,
+                     const hllm_tensor* v, hllm_plan* plan) {
+        hllm_graph* made = nullptr;
+        EXPECT_EQ(HLLM_OK, hllm_graph_begin_capture(context)) << hllm_error_message();
+        const int32_t status = hllm_attention_forward(context, out, nullptr, q, k, v, plan, 0.3f);
+        const std::string message = hllm_error_message();
+        EXPECT_EQ(HLLM_OK, hllm_graph_end_capture(context, &made)) << hllm_error_message();
+        if (status == HLLM_OK) {
+            *graph = made;
+            return status;
+        }
+        EXPECT_NE(std::string::npos, message.find("make that call before the capture")) << message;
+        EXPECT_EQ(HLLM_OK, hllm_graph_destroy(made));
+        return status;
+    }
+
+    void expect_unused_zeros(const Layout& layout, const Run& r, const std::string& what) {
         std::vector<char> queries(layout.query_rows), keys(layout.key_rows);
         for (const Segment& segment : layout.segments) {
             std::fill_n(queries.begin() + segment.query, segment.queries, 1);
@@ -285,6 +382,52 @@ TEST_F(Attention, ScatteredSpansAndUnusedRows) {
         for (bool causal : {true, false}) compare(scattered(causal, 12), h, scale_of(h), 2e-5);
 }
 
+TEST_F(Attention, Bf16OfAnyWidth) {
+    if (activation_dtypes().size() == 1) GTEST_SKIP() << device() << " takes float32 activations only";
+    for (const Heads& h : {Heads{8, 1, 16}, Heads{6, 2, 80}, Heads{2, 1, 64}, Heads{1, 1, 128}})
+        for (bool causal : {true, false})
+            for (const Layout& layout : {sequences(causal, {1, 7, 20, 33}), trie(causal, 12), scattered(causal, 5)})
+                compare_bf16(layout, h, scale_of(h), 1);
+}
+
+TEST_F(Attention, Bf16OnTensorCores) {
+    if (activation_dtypes().size() == 1) GTEST_SKIP() << device() << " takes float32 activations only";
+    for (const Heads& h : {Heads{6, 2, 64}, Heads{2, 2, 64}, Heads{8, 1, 128}, Heads{1, 1, 128}})
+        for (bool causal : {true, false})
+            for (const Layout& layout : {sequences(causal, {1, 7, 1, 20, 3, 16, 17}), trie(causal, 40), prompt(causal, 20, 9),
+                                         scattered(causal, 12), pages(causal, {1, 16, 40, 130, 31}, 1),
+                                         pages(causal, {70, 20, 33}, 2), branches(causal, 70, 1), cached(causal, 5, 300)})
+                compare_bf16(layout, h, scale_of(h), 8);
+    // So many readers of a key that its gradient is summed up in groups.
+    compare_bf16(prompt(true, 200, 9), {32, 1, 64}, 0.125f, 8);
+    compare_bf16(sequences(true, {300}), {32, 1, 64}, 0.125f, 8);
+}
+
+TEST_F(Attention, Bf16SameBits) {
+    if (activation_dtypes().size() == 1) GTEST_SKIP() << device() << " takes float32 activations only";
+    const Heads h{16, 1, 64};
+    for (const Layout& layout : {trie(true, 30), prompt(true, 300, 9)}) {
+        const auto q = normal(layout.query_rows * h.H * h.Dh), k = normal(layout.key_rows * h.Hkv * h.Dh),
+                   v = normal(layout.key_rows * h.Hkv * h.Dh), dout = normal(layout.query_rows * h.H * h.Dh);
+        const Run first = run(layout, h, 0.125f, q, k, v, dout, 0, HLLM_BF16),
+                  again = run(layout, h, 0.125f, q, k, v, dout, 0, HLLM_BF16);
+        for (auto member : {&Run::out, &Run::lse, &Run::dq, &Run::dk, &Run::dv})
+            expect_same_bits(read(first.*member), read(again.*member), layout.name);
+    }
+}
+
+// Lengths around the borders of tiles of rows and of columns.
+TEST_F(Attention, Bf16LongSequencesOnTensorCores) {
+    if (activation_dtypes().size() == 1) GTEST_SKIP() << device() << " takes float32 activations only";
+    for (bool causal : {true, false}) {
+        for (int32_t n : {15, 16, 17, 32, 42, 43, 63, 64, 65, 127, 128, 129, 200}) {
+            compare_bf16(sequences(causal, {n, 2}), {3, 1, 64}, 0.125f, 8);
+            compare_bf16(sequences(causal, {2, n, n}), {1, 1, 64}, 0.2f, 8);
+        }
+        for (int32_t n : {16, 63, 65, 150}) compare_bf16(sequences(causal, {n}), {8, 2, 128}, -0.1f, 8);
+    }
+}
+
 // Across the boundaries of tiles of queries and of keys.
 TEST_F(Attention, LongSequences) {
     for (int32_t n : {31, 32, 33, 63, 64, 65, 127, 129, 200})
@@ -317,6 +460,53 @@ TEST_F(Attention, LargeScores) {
     }
 }
 
+// A decoding step, captured once, for users that come and go and whose histories grow.
+TEST_F(Attention, AGraphFollowsItsPlan) {
+    if (on_cpu()) GTEST_SKIP() << "cpu captures nothing";
+    const int32_t users = 5;
+    const int64_t Tk = 700;
+    for (const Heads& h : {Heads{8, 2, 64}, Heads{3, 1, 16}})
+        for (int32_t dtype : activation_dtypes()) {
+            const auto q = rounded(dtype, normal(users * h.H * h.Dh)), k = rounded(dtype, normal(Tk * h.Hkv * h.Dh)),
+                       v = rounded(dtype, normal(Tk * h.Hkv * h.Dh));
+            const auto *vq = activation(dtype, q, {users, h.H, h.Dh}), *vk = activation(dtype, k, {Tk, h.Hkv, h.Dh}),
+                       *vv = activation(dtype, v, {Tk, h.Hkv, h.Dh}),
+                       *out = activation(dtype, normal(users * h.H * h.Dh), {users, h.H, h.Dh});
+            auto pages_of = [&](const std::vector<int32_t>& histories) {
+                Layout layout = pages(true, histories, 1);
+                EXPECT_LE(layout.key_rows, Tk);
+                layout.query_rows = users, layout.key_rows = Tk;
+                return layout;
+            };
+            auto* p = plan(pages_of({1, 2, 3, 16 * 31, 4}));
+            EXPECT_EQ(HLLM_UNSUPPORTED, captured(nullptr, out, vq, vk, vv, p)) << "before it is prepared";
+            HLLM_OK_OR_FAIL(hllm_attention_forward(context, out, nullptr, vq, vk, vv, p, 0.3f));
+            hllm_graph* graph = nullptr;
+            HLLM_OK_OR_FAIL(captured(&graph, out, vq, vk, vv, p));
+            std::vector<Layout> later;
+            for (const auto& histories : std::vector<std::vector<int32_t>>{
+                     {1, 2, 3, 16 * 31, 4}, {100, 90, 80, 70, 60}, {1, 1, 1, 1, 1}, {40}, {}, {64, 65, 66, 200}})
+                later.push_back(pages_of(histories));
+            // Every other page is everyone's: more runs of shared keys than there were.
+            later.push_back(pages_of({}));
+            for (int32_t user = 0; user < users; user++) {
+                later.back().segments.push_back({user, 1, {}});
+                for (int32_t i = 0; i < 7; i++)
+                    later.back().segments.back().spans.push_back({i % 2 ? 100 + 50 * user + 4 * i : 4 * i, 4});
+            }
+            for (const Layout& layout : later) {
+                update(p, layout);
+                HLLM_OK_OR_FAIL(hllm_graph_launch(context, graph));
+                const auto expected = forward(layout, h, 0.3f, {doubles(q), doubles(k), doubles(v)}).out;
+                if (dtype == HLLM_F32)
+                    expect_close(read(out), expected, 2e-5, 2e-5, "launched");
+                else
+                    expect_rows(read(out), expected, h.Dh, "launched");
+            }
+            HLLM_OK_OR_FAIL(hllm_graph_destroy(graph));
+        }
+}
+
 TEST_F(Attention, NothingToDo) {
     const Heads h{2, 1, 4};
     run({"", true, 0, 0, {}}, h, 1, {}, {}, {}, {}, 1);
@@ -326,6 +516,24 @@ TEST_F(Attention, NothingToDo) {
         const auto values = read(tensor);
         expect_same_bits(values, std::vector<float>(values.size(), 0.f), "unused rows");
     }
+}
+
+// bf16 keys and values are widened as they are gathered: the same answer as from float32 ones of the same values.
+TEST_F(Attention, ReadsABf16Cache) {
+    if (std::string(device()) != "cpu") GTEST_SKIP() << "elsewhere queries, keys and values are of one dtype";
+    for (const Heads& h : SHAPES)
+        for (const Layout& layout : {cached(true, 2, 70), trie(true, 12), scattered(false, 5)}) {
+            std::vector<int64_t> shape{layout.key_rows, h.Hkv, h.Dh};
+            const auto *q = floats(normal(layout.query_rows * h.H * h.Dh), {layout.query_rows, h.H, h.Dh}),
+                       *k = activation(HLLM_BF16, normal(count(shape)), shape, 3),
+                       *v = activation(HLLM_BF16, normal(count(shape)), shape, 1),
+                       *out = output({layout.query_rows, h.H, h.Dh}), *wide = output({layout.query_rows, h.H, h.Dh});
+            auto* p = plan(layout);
+            HLLM_OK_OR_FAIL(hllm_attention_forward(context, out, nullptr, q, k, v, p, scale_of(h)));
+            HLLM_OK_OR_FAIL(hllm_attention_forward(context, wide, nullptr, q, floats(read(k), shape), floats(read(v), shape), p,
+                                                   scale_of(h)));
+            expect_same_bits(read(out), read(wide), layout.name + " " + h.name());
+        }
 }
 
 TEST_F(Attention, LseMayBeLeftOut) {

@@ -11,10 +11,12 @@ struct Case {
     double threshold = 0.99, logit_scale = std::log(1 / 0.07);
     int64_t positions = 0;                              // 0: T
     std::vector<int32_t> target_ids{}, negative_ids{};  // both empty: none
+    int32_t dtype = HLLM_F32;
 
     std::string name() const {
         return "T " + std::to_string(T) + " M " + std::to_string(M) + " D " + std::to_string(D) +
-               (negative_ids.empty() ? "" : " ids") + " threshold " + std::to_string(threshold);
+               (negative_ids.empty() ? "" : " ids") + " threshold " + std::to_string(threshold) +
+               (dtype == HLLM_BF16 ? " bf16" : "");
     }
 };
 
@@ -139,6 +141,7 @@ class InfoNce : public OpTest {
             std::fill_n(f.p.begin() + 3 * c.D, c.D, 0.f);
         }
         if (c.M > 4) std::fill_n(f.n.begin() + 2 * c.D, c.D, 0.f);
+        for (auto* x : {&f.u, &f.p, &f.n}) *x = rounded(c.dtype, *x);
         return f;
     }
     void draw_ids(Case& c) {
@@ -165,9 +168,9 @@ class InfoNce : public OpTest {
                                      r.dp,
                                      r.dn,
                                      r.dlogit_scale,
-                                     floats(f.u, {T, D}, 3 * gap),
-                                     floats(f.p, {T, D}, gap),
-                                     floats(f.n, {M, D}, 2 * gap),
+                                     activation(c.dtype, f.u, {T, D}, 3 * gap),
+                                     activation(c.dtype, f.p, {T, D}, gap),
+                                     activation(c.dtype, f.n, {M, D}, 2 * gap),
                                      ids ? ints(c.target_ids, {T}) : nullptr,
                                      ids ? ints(c.negative_ids, {M}) : nullptr,
                                      floats({f.logit_scale}, {1})};
@@ -175,14 +178,24 @@ class InfoNce : public OpTest {
         return r;
     }
 
-    static void expect_gradient(const std::vector<float>& actual, const std::vector<double>& expected,
+    // In bf16 both factors of a sum of negatives may be rounded.
+    static void expect_gradient(const Case& c, const std::vector<float>& actual, const std::vector<double>& expected,
                                 const std::string& what) {
         double largest = 0;
         for (double value : expected) largest = std::max(largest, std::abs(value));
-        if (!expected.empty()) expect_close(actual, expected, 2e-5 * largest + 1e-9, 1e-5, what);
+        if (!expected.empty())
+            expect_close(actual, expected, (2e-5 + 2 * rounding(c.dtype)) * largest + 1e-9, 1e-5, c.name() + what);
     }
 
-    Result compare(const Case& c, int64_t gap = 1) {
+    Result compare(Case c, int64_t gap = 1) {
+        Result expected;
+        for (int32_t dtype : activation_dtypes()) {
+            c.dtype = dtype;
+            expected = compare_as_it_is(c, gap);
+        }
+        return expected;
+    }
+    Result compare_as_it_is(const Case& c, int64_t gap) {
         const Floats f = draw(c);
         const auto expected = infonce(c, f.doubles(), mask(c, f.doubles()));
         const Run r = run(c, f, true, gap);
@@ -192,12 +205,12 @@ class InfoNce : public OpTest {
         EXPECT_EQ(expected.metrics[HLLM_INFONCE_SAMPLES], metrics[HLLM_INFONCE_SAMPLES]) << c.name();
         for (int i = HLLM_INFONCE_TOP1; i < HLLM_INFONCE_METRICS; i++)
             EXPECT_NEAR(expected.metrics[i], metrics[i], expected.close) << c.name() << " metric " << i;
-        expect_gradient(read(r.du), expected.du, c.name() + " du");
-        expect_gradient(read(r.dp), expected.dp, c.name() + " dp");
-        expect_gradient(read(r.dn), expected.dn, c.name() + " dn");
+        expect_gradient(c, read(r.du), expected.du, " du");
+        expect_gradient(c, read(r.dp), expected.dp, " dp");
+        expect_gradient(c, read(r.dn), expected.dn, " dn");
         EXPECT_NEAR(7 + expected.dlogit_scale, read(r.dlogit_scale)[0], 1e-5 * (1 + std::abs(expected.dlogit_scale)))
             << c.name();
-        expect_same_bits(read(run(c, f, false).metrics), metrics, c.name() + " forward only");
+        expect_same_bits(read(run(c, f, false, gap).metrics), metrics, c.name() + " forward only");
         return expected;
     }
 };
@@ -245,15 +258,22 @@ TEST_F(InfoNce, TilesOfPositions) {
         }
 }
 
+// More than fit one tile of a GPU.
+TEST_F(InfoNce, ManyPositions) { compare({3300, 2048, 8}, 0); }
+
 TEST_F(InfoNce, Widths) {
     for (int64_t D : {5, 16, 31, 64, 65, 576})
-        for (int64_t M : {15, 17, 1000}) compare({40, M, D});
+        for (int64_t M : {15, 17, 1000})
+            for (int64_t gap : {0, 1}) compare({40, M, D}, gap);
 }
 
 TEST_F(InfoNce, ManyNegatives) {
     const auto r = compare({20, 9001, 32});
     EXPECT_GT(r.metrics[HLLM_INFONCE_TOP100], 0);
     EXPECT_LT(r.metrics[HLLM_INFONCE_TOP1], 20);
+    Case sharp{20, 5000, 32};  // the largest logit so far keeps growing
+    sharp.logit_scale = std::log(100.0);
+    compare(sharp, 0);
 }
 
 TEST_F(InfoNce, AGlobalBatchOnlyDividesTheGradients) {
@@ -329,16 +349,19 @@ TEST_F(InfoNce, SameBitsOnAnyTeam) {
     for (const auto& [T, M] : {std::pair<int64_t, int64_t>{300, 700}, {40, 2000}}) {
         Case c{T, M, 65};
         draw_ids(c);
-        const Floats f = draw(c);
-        expect_same_on_any_team("infonce", [&] {
-            const Run r = run(c, f, true);
-            std::vector<float> all;
-            for (const auto* tensor : {r.metrics, r.du, r.dp, r.dn, r.dlogit_scale}) {
-                const auto values = read(tensor);
-                all.insert(all.end(), values.begin(), values.end());
-            }
-            return all;
-        });
+        for (int32_t dtype : activation_dtypes()) {
+            c.dtype = dtype;
+            const Floats f = draw(c);
+            expect_same_on_any_team("infonce", [&] {
+                const Run r = run(c, f, true);
+                std::vector<float> all;
+                for (const auto* tensor : {r.metrics, r.du, r.dp, r.dn, r.dlogit_scale}) {
+                    const auto values = read(tensor);
+                    all.insert(all.end(), values.begin(), values.end());
+                }
+                return all;
+            });
+        }
     }
 }
 

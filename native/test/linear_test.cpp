@@ -4,8 +4,9 @@
 namespace hllm_test {
 namespace {
 
-enum class Storage { F32_VIEW, BF16_OWN, BF16_VIEW };
-constexpr Storage STORAGES[] = {Storage::F32_VIEW, Storage::BF16_OWN, Storage::BF16_VIEW};
+enum class Storage { F32_VIEW, BF16_OWN, BF16_VIEW, F32_PACKED, BF16_PACKED };
+constexpr Storage STORAGES[] = {Storage::F32_VIEW, Storage::BF16_OWN, Storage::BF16_VIEW, Storage::F32_PACKED,
+                                Storage::BF16_PACKED};
 
 class Linear : public OpTest {
    protected:
@@ -29,14 +30,16 @@ class Linear : public OpTest {
     Matrix matrix(Storage storage, int64_t N, int64_t K, int64_t gap) {
         Matrix m;
         m.values = normal(N * K);
-        if (storage == Storage::F32_VIEW) {
+        if (storage == Storage::F32_VIEW || storage == Storage::F32_PACKED) {
             m.handle = create(floats(m.values, {N, K}, gap), HLLM_F32);
+            if (storage == Storage::F32_PACKED) EXPECT_EQ(HLLM_OK, hllm_weight_pack(context, m.handle));
             return m;
         }
         std::vector<uint16_t> rounded;
         for (float value : m.values) rounded.push_back(narrow(value));
         m.handle = storage == Storage::BF16_OWN ? create(floats(m.values, {N, K}, gap), HLLM_BF16)
                                                 : create(halves(rounded, {N, K}, gap), HLLM_BF16);
+        if (storage == Storage::BF16_PACKED) EXPECT_EQ(HLLM_OK, hllm_weight_pack(context, m.handle));
         std::transform(rounded.begin(), rounded.end(), m.values.begin(), widen);
         return m;
     }
@@ -45,7 +48,10 @@ class Linear : public OpTest {
         const std::string what = "storage " + std::to_string(static_cast<int>(storage)) + " T " + std::to_string(T) + " N " +
                                  std::to_string(N) + " K " + std::to_string(K);
         const Matrix w = matrix(storage, N, K, gap);
-        const auto x = normal(T * K), dy = normal(T * N), y = normal(T * N), dx = normal(T * K);
+        auto x = normal(T * K);
+        const auto dy = normal(T * N), y = normal(T * N), dx = normal(T * K);
+        if (storage == Storage::BF16_PACKED)  // which may take x in bf16: an x that is so already gives one answer
+            for (float& value : x) value = widen(narrow(value));
         for (int accumulate : {0, 1}) {
             const auto* vy = accumulate ? floats(y, {T, N}, gap) : output({T, N}, NAN, gap);
             HLLM_OK_OR_FAIL(hllm_linear_forward(context, vy, floats(x, {T, K}, gap), w.handle, accumulate)) << what;
@@ -72,6 +78,49 @@ TEST_F(Linear, FewAndManyRows) {
                 check(storage, T, N, K, T % 3);
 }
 
+// Tiles of 12 rows and 32 columns, blocks of 96 rows, and what is left of each.
+TEST_F(Linear, PackedTiles) {
+    for (Storage storage : {Storage::F32_PACKED, Storage::BF16_PACKED})
+        for (int64_t T : {6, 7, 11, 12, 13, 23, 95, 97, 200})
+            for (auto [N, K] : {std::pair<int64_t, int64_t>{31, 8}, {33, 15}, {48, 16}, {577, 33}})
+                check(storage, T, N, K, T % 3);
+}
+
+// float32 x under packed bf16 weights is either kept or rounded to the nearest bf16, as the processor has it; nothing between.
+TEST_F(Linear, PackedBf16RoundsXOrDoesNot) {
+    const int64_t T = 13, N = 40, K = 97;
+    const Matrix w = matrix(Storage::BF16_PACKED, N, K, 0);
+    const auto x = normal(T * K);
+    auto rounded = x;
+    for (float& value : rounded) value = widen(narrow(value));
+    const auto* y = output({T, N});
+    HLLM_OK_OR_FAIL(hllm_linear_forward(context, y, floats(x, {T, K}), w.handle, 0));
+    const auto kept = product(T, N, K, x, w.values, false, true), cut = product(T, N, K, rounded, w.values, false, true);
+    const auto actual = read(y);
+    double to_kept = 0, to_cut = 0;
+    for (size_t i = 0; i < actual.size(); i++) {
+        to_kept = std::max(to_kept, std::abs(actual[i] - kept[i]));
+        to_cut = std::max(to_cut, std::abs(actual[i] - cut[i]));
+    }
+    EXPECT_LT(std::min(to_kept, to_cut), 1e-4);
+    EXPECT_GT(std::max(to_kept, to_cut), 1e-3);
+}
+
+TEST_F(Linear, PackedWeightsFollowRefresh) {
+    const int64_t N = 35, K = 6;
+    const auto* x = floats(normal(3 * K), {3, K});
+    const auto second = normal(N * K);
+    const auto* source = floats(normal(N * K), {N, K});
+    hllm_weight* packed = create(source, HLLM_F32);
+    HLLM_OK_OR_FAIL(hllm_weight_pack(context, packed));
+    HLLM_OK_OR_FAIL(hllm_weight_pack(context, packed));  // again is fine
+    HLLM_OK_OR_FAIL(hllm_convert(context, source, floats(second, {N, K})));
+    HLLM_OK_OR_FAIL(hllm_weight_refresh(context, packed));
+    const auto* y = output({3, N});
+    HLLM_OK_OR_FAIL(hllm_linear_forward(context, y, x, packed, 0));
+    expect_close(read(y), product(3, N, K, read(x), second, false, true), 1e-6, 1e-6, "y");
+}
+
 // More elements than the kernels widen at a time.
 TEST_F(Linear, SeveralBlocksOfWeights) {
     for (Storage storage : STORAGES)
@@ -87,6 +136,45 @@ TEST_F(Linear, BackwardWeightAddsToTheGradient) {
             expect_close(read(out), sum(dweight, product(N, K, T, dy, x, true, false)), 2e-7 * (T + 1.0), 1e-6,
                          "dweight T " + std::to_string(T) + " N " + std::to_string(N) + " K " + std::to_string(K));
         }
+}
+
+// A bf16 x or dy meets bf16 weights, and gives f32 (the residual stream) or bf16.
+TEST_F(Linear, Bf16Activations) {
+    if (activation_dtypes().size() == 1) {
+        EXPECT_EQ(HLLM_UNSUPPORTED, hllm_linear_forward(context, output({1, 1}), activation(HLLM_BF16, {1}, {1, 1}),
+                                                        create(output({1, 1}), HLLM_BF16), 0));
+        GTEST_SKIP() << device() << " computes in f32 only";
+    }
+    const int32_t bf16 = HLLM_BF16;
+    for (int64_t T : {1, 3, 9, 70})
+        for (auto [N, K] : {std::pair<int64_t, int64_t>{1, 1}, {3, 17}, {65, 64}, {17, 65}, {64, 64}})
+            for (Storage storage : {Storage::BF16_OWN, Storage::BF16_VIEW})
+                for (int32_t out : activation_dtypes())
+                    for (int accumulate : {0, 1}) {
+                        const std::string what =
+                            "T " + std::to_string(T) + " N " + std::to_string(N) + " K " + std::to_string(K);
+                        const Matrix w = matrix(storage, N, K, T % 3);
+                        const auto x = rounded(bf16, normal(T * K)), dy = rounded(bf16, normal(T * N)),
+                                   y = rounded(out, normal(T * N)), dx = rounded(out, normal(T * K)), dw = normal(N * K);
+                        const auto *vx = activation(bf16, x, {T, K}, 2), *vdy = activation(bf16, dy, {T, N}, 1),
+                                   *vy = activation(out, y, {T, N}, 3), *vdx = activation(out, dx, {T, K}),
+                                   *vdw = floats(dw, {N, K}, 1);
+                        HLLM_OK_OR_FAIL(hllm_linear_forward(context, vy, vx, w.handle, accumulate)) << what;
+                        HLLM_OK_OR_FAIL(hllm_linear_backward_input(context, vdx, vdy, w.handle, accumulate)) << what;
+                        HLLM_OK_OR_FAIL(hllm_linear_backward_weight(context, vdw, vdy, vx)) << what;
+                        const auto product_y = product(T, N, K, x, w.values, false, true);
+                        const auto product_dx = product(T, K, N, dy, w.values, false, false);
+                        expect_close(read(vy), accumulate ? sum(y, product_y) : product_y, 2e-7 * (K + 1.0),
+                                     1e-6 + rounding(out), what + " y");
+                        expect_close(read(vdx), accumulate ? sum(dx, product_dx) : product_dx, 2e-7 * (N + 1.0),
+                                     1e-6 + rounding(out), what + " dx");
+                        expect_close(read(vdw), sum(dw, product(N, K, T, dy, x, true, false)), 2e-7 * (T + 1.0), 1e-6,
+                                     what + " dweight");
+                    }
+    EXPECT_EQ(HLLM_INVALID_ARGUMENT, hllm_linear_forward(context, output({2, 3}), activation(bf16, normal(8), {2, 4}),
+                                                         create(output({3, 4}), HLLM_F32), 0));
+    EXPECT_STREQ("linear_forward: x is bf16, but the weight is stored as f32; create it with bf16 storage",
+                 hllm_error_message());
 }
 
 TEST_F(Linear, GradientsAreTheDerivatives) {
@@ -138,6 +226,7 @@ TEST_F(Linear, ABf16CopyIsCounted) {
 
 // A model file's pages serve as weights where they lie.
 TEST_F(Linear, WeightsInWrappedHostMemory) {
+    if (!on_cpu()) GTEST_SKIP() << device() << " cannot read host memory";
     const int64_t N = 5, K = 6, T = 2;
     const auto values = normal(N * K), x = normal(T * K);
     hllm_tensor source = *floats(values, {N, K});

@@ -12,16 +12,20 @@ class Matmul : public OpTest {
    protected:
     // All transposes, overwriting and adding, against the reference; the gaps make every operand a strided view.
     void check(int64_t m, int64_t n, int64_t k, int64_t gap) {
-        const auto a = normal(m * k), b = normal(k * n), c = normal(m * n);
+        for (int32_t in : activation_dtypes())
+            for (int32_t out : activation_dtypes()) check(m, n, k, gap, in, out);
+    }
+    void check(int64_t m, int64_t n, int64_t k, int64_t gap, int32_t in, int32_t out) {
+        const auto a = rounded(in, normal(m * k)), b = rounded(in, normal(k * n)), c = rounded(out, normal(m * n));
         for (int flags = 0; flags < 8; flags++) {
             const bool ta = flags & 1, tb = flags & 2, accumulate = flags & 4;
-            const auto* va = floats(a, ta ? shape(k, m) : shape(m, k), gap);
-            const auto* vb = floats(b, tb ? shape(n, k) : shape(k, n), gap);
-            const auto* vc = floats(accumulate ? c : std::vector<float>(m * n, NAN), {m, n}, gap);
+            const auto* va = activation(in, a, ta ? shape(k, m) : shape(m, k), gap);
+            const auto* vb = activation(in, b, tb ? shape(n, k) : shape(k, n), gap);
+            const auto* vc = activation(out, accumulate ? c : std::vector<float>(m * n, NAN), {m, n}, gap);
             HLLM_OK_OR_FAIL(hllm_matmul(context, vc, va, vb, ta, tb, accumulate));
             auto expected = product(m, n, k, a, b, ta, tb);
             if (accumulate) expected = sum(c, expected);
-            expect_close(read(vc), expected, 2e-7 * static_cast<double>(k + 1), 1e-6,
+            expect_close(read(vc), expected, 2e-7 * static_cast<double>(k + 1), 1e-6 + rounding(out),
                          "matmul " + std::to_string(m) + "x" + std::to_string(n) + "x" + std::to_string(k) + " flags " +
                              std::to_string(flags) + " gap " + std::to_string(gap));
             if (HasFatalFailure()) return;

@@ -41,36 +41,47 @@ Gradients backward(const std::vector<double>& dy, const std::vector<double>& x, 
     return g;
 }
 
-class RmsNorm : public OpTest {};
+// y and dy are activations, all else is f32.
+class RmsNorm : public OpTest {
+   protected:
+    void check(int64_t T, int64_t D, int32_t dtype) {
+        const std::string what = "dtype " + std::to_string(dtype) + " T " + std::to_string(T) + " D " + std::to_string(D);
+        const auto x = normal(T * D, 3), w = normal(D), dy = rounded(dtype, normal(T * D)), dx = normal(T * D), dw = normal(D);
+        const auto gap = [&](int64_t odd) { return gap_for(D, odd); };
+        const auto *vx = floats(x, {T, D}, gap(2)), *vw = floats(w, {D}), *vdy = activation(dtype, dy, {T, D}, gap(1));
+        const std::vector<float> nothing(T * D, NAN);
+        const auto *y = activation(dtype, nothing, {T, D}, gap(3)), *unsaved = activation(dtype, nothing, {T, D}),
+                   *rstd = output({T}, NAN);
+        HLLM_OK_OR_FAIL(hllm_rmsnorm_forward(context, y, rstd, vx, vw, EPS));
+        HLLM_OK_OR_FAIL(hllm_rmsnorm_forward(context, unsaved, nullptr, vx, vw, EPS));
+        const auto *fresh = output({T, D}, NAN, gap(1)), *added = floats(dx, {T, D}, gap(2)), *vdw = floats(dw, {D}),
+                   *no_dweight = output({T, D}, NAN);
+        HLLM_OK_OR_FAIL(hllm_rmsnorm_backward(context, fresh, vdw, vdy, rstd, vx, vw, 0));
+        HLLM_OK_OR_FAIL(hllm_rmsnorm_backward(context, no_dweight, nullptr, vdy, rstd, vx, vw, 0));
+        const auto g = backward(doubles(dy), doubles(x), doubles(w), T, D);
+        expect_close(read(vdw), sum(dw, g.dw), 1e-6 * (static_cast<double>(T) + 1), 1e-6, what + " dweight");
+        if (T == 0) return;
+        HLLM_OK_OR_FAIL(hllm_rmsnorm_backward(context, added, nullptr, vdy, rstd, vx, vw, 1));
+        const auto f = forward(doubles(x), doubles(w), T, D);
+        expect_close(read(y), f.y, 1e-6, 2e-6 + rounding(dtype), what + " y");
+        expect_close(read(rstd), f.rstd, 0, 1e-6, what + " rstd");
+        expect_same_bits(read(unsaved), read(y), what + " without saved_rstd");
+        // Cancellation: at D 1 the exact gradient is all but 0 while its two terms are of the size of rstd.
+        double size = 0;
+        for (double r : f.rstd) size = std::max(size, r);
+        expect_close(read(fresh), g.dx, 1e-5 * size, 1e-5, what + " dx");
+        expect_same_bits(read(no_dweight), read(fresh), what + " without dweight");
+        expect_close(read(added), sum(dx, g.dx), 1e-5 * size + 1e-6, 1e-5, what + " dx added");
+    }
+};
 
 TEST_F(RmsNorm, ForwardAndBackward) {
-    for (int64_t D : {1, 3, 17, 64, 65, 576})
-        for (int64_t T : {0, 1, 5, 64, 65, 200}) {
-            const std::string what = "T " + std::to_string(T) + " D " + std::to_string(D);
-            const auto x = normal(T * D, 3), w = normal(D), dy = normal(T * D), dx = normal(T * D), dw = normal(D);
-            const auto *vx = floats(x, {T, D}, 2), *vw = floats(w, {D}), *vdy = floats(dy, {T, D}, 1);
-            const auto *y = output({T, D}, NAN, 3), *unsaved = output({T, D}, NAN), *rstd = output({T}, NAN);
-            HLLM_OK_OR_FAIL(hllm_rmsnorm_forward(context, y, rstd, vx, vw, EPS));
-            HLLM_OK_OR_FAIL(hllm_rmsnorm_forward(context, unsaved, nullptr, vx, vw, EPS));
-            const auto *fresh = output({T, D}, NAN, 1), *added = floats(dx, {T, D}, 2), *vdw = floats(dw, {D}),
-                       *no_dweight = output({T, D}, NAN);
-            HLLM_OK_OR_FAIL(hllm_rmsnorm_backward(context, fresh, vdw, vdy, rstd, vx, vw, 0));
-            HLLM_OK_OR_FAIL(hllm_rmsnorm_backward(context, no_dweight, nullptr, vdy, rstd, vx, vw, 0));
-            const auto g = backward(doubles(dy), doubles(x), doubles(w), T, D);
-            expect_close(read(vdw), sum(dw, g.dw), 1e-6 * (static_cast<double>(T) + 1), 1e-6, what + " dweight");
-            if (T == 0) continue;
-            HLLM_OK_OR_FAIL(hllm_rmsnorm_backward(context, added, nullptr, vdy, rstd, vx, vw, 1));
-            const auto f = forward(doubles(x), doubles(w), T, D);
-            expect_close(read(y), f.y, 1e-6, 2e-6, what + " y");
-            expect_close(read(rstd), f.rstd, 0, 1e-6, what + " rstd");
-            expect_same_bits(read(unsaved), read(y), what + " without saved_rstd");
-            // Cancellation: at D 1 the exact gradient is all but 0 while its two terms are of the size of rstd.
-            double size = 0;
-            for (double r : f.rstd) size = std::max(size, r);
-            expect_close(read(fresh), g.dx, 1e-5 * size, 1e-5, what + " dx");
-            expect_same_bits(read(no_dweight), read(fresh), what + " without dweight");
-            expect_close(read(added), sum(dx, g.dx), 1e-5 * size + 1e-6, 1e-5, what + " dx added");
-        }
+    for (int32_t dtype : activation_dtypes()) {
+        for (int64_t D : {1, 3, 17, 64, 65, 128, 576})
+            for (int64_t T : {0, 1, 5, 65}) check(T, D, dtype);
+        check(1100, 128, dtype);
+        check(3, 2176, dtype);
+    }
 }
 
 TEST_F(RmsNorm, AZeroRowIsHarmless) {

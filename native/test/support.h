@@ -12,10 +12,12 @@
 #include <deque>
 #include <map>
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "hllm.h"
+#include "reference.h"
 
 #define HLLM_OK_OR_FAIL(call) ASSERT_EQ(HLLM_OK, (call)) << hllm_error_message()
 
@@ -25,6 +27,30 @@ inline const char* device() {
     const char* name = std::getenv("HLLM_TEST_DEVICE");
     return name ? name : "cpu";
 }
+
+inline bool on_cpu() { return std::strcmp(device(), "cpu") == 0; }
+
+// The dtypes that activations may have on this device.
+inline const std::vector<int32_t>& activation_dtypes() {
+    static const std::vector<int32_t> all = hllm_supports(device(), "linear_forward", HLLM_BF16, 0) == HLLM_OK
+                                                ? std::vector<int32_t>{HLLM_F32, HLLM_BF16}
+                                                : std::vector<int32_t>{HLLM_F32};
+    return all;
+}
+
+// What a tensor of this dtype holds of the values.
+inline std::vector<float> rounded(int32_t dtype, std::vector<float> values) {
+    if (dtype == HLLM_BF16)
+        for (float& value : values) value = widen(narrow(value));
+    return values;
+}
+
+// Unused elements around the rows of a tensor: rows of a multiple of 128 elements stay on 16 bytes, as wide loads want them;
+// the others get `odd`, which puts them off.
+inline int64_t gap_for(int64_t width, int64_t odd) { return width % 128 == 0 ? 8 : odd; }
+
+// The relative error that rounding an output to this dtype may add.
+inline double rounding(int32_t dtype) { return dtype == HLLM_BF16 ? 0x1p-8 : 0; }
 
 inline uint64_t seed() {
     const char* text = std::getenv("HLLM_TEST_SEED");
@@ -73,22 +99,38 @@ class OpTest : public testing::Test {
         return make(HLLM_I32, values, shape, gap);
     }
     const hllm_tensor* ints(const std::vector<int32_t>& values) { return ints(values, {static_cast<int64_t>(values.size())}); }
+    // An activation, rounded to its dtype.
+    const hllm_tensor* activation(int32_t dtype, const std::vector<float>& values, std::vector<int64_t> shape,
+                                  int64_t gap = 0) {
+        if (dtype == HLLM_F32) return floats(values, shape, gap);
+        std::vector<uint16_t> rounded;
+        for (float value : values) rounded.push_back(std::isnan(value) ? 0x7fc0 : narrow(value));
+        return halves(rounded, shape, gap);
+    }
     // An output, filled with a value that no operation may leave or add to by accident.
     const hllm_tensor* output(std::vector<int64_t> shape, float garbage = 12345, int64_t gap = 0) {
         return floats(std::vector<float>(count(shape), garbage), shape, gap);
     }
 
-    // The elements in row-major order.
-    std::vector<float> read(const hllm_tensor* tensor) { return read_as<float>(tensor); }
+    // The elements in row-major order; bf16 is widened.
+    std::vector<float> read(const hllm_tensor* tensor) {
+        if (tensor->dtype == HLLM_F32) return read_as<float>(tensor);
+        std::vector<float> values;
+        for (uint16_t half : read_halves(tensor)) values.push_back(widen(half));
+        return values;
+    }
     std::vector<int32_t> read_ints(const hllm_tensor* tensor) { return read_as<int32_t>(tensor); }
     std::vector<uint16_t> read_halves(const hllm_tensor* tensor) { return read_as<uint16_t>(tensor); }
+
+    // What an operation is refused with: at once on the CPU, by the next synchronize where it was only enqueued.
+    int32_t status_of(int32_t returned) { return returned == HLLM_OK ? hllm_context_synchronize(context) : returned; }
 
     // The same bits on a team of any size; `run` computes anew and returns what it read.
     template <class Run>
     void expect_same_on_any_team(const std::string& what, Run&& run) {
         HLLM_OK_OR_FAIL(hllm_threads_set(1));
         const auto alone = run();
-        for (int32_t threads : {2, 3, 5}) {
+        for (int32_t threads : on_cpu() ? std::vector<int32_t>{2, 3, 5} : std::vector<int32_t>{2}) {
             HLLM_OK_OR_FAIL(hllm_threads_set(threads));
             expect_same_bits(run(), alone, what + " on " + std::to_string(threads) + " threads");
         }
@@ -137,7 +179,8 @@ class OpTest : public testing::Test {
         std::memset(memory.data(), GAP, memory.size() * sizeof(T));
         for (size_t i = 0; i < values.size(); i++) memory[gap + at(tensor, i)] = values[i];
         const auto bytes = static_cast<int64_t>(memory.size() * sizeof(T));
-        EXPECT_EQ(HLLM_OK, hllm_buffer_create(context, bytes, &tensor.buffer)) << hllm_error_message();
+        // An exception, which ends the test as failed: without its buffer the rest makes no sense.
+        if (hllm_buffer_create(context, bytes, &tensor.buffer) != HLLM_OK) throw std::runtime_error(hllm_error_message());
         EXPECT_EQ(HLLM_OK, hllm_buffer_write(context, tensor.buffer, 0, memory.data(), bytes)) << hllm_error_message();
         tensors_.push_back(tensor);
         memory_[tensor.buffer] = {bytes, gap > 0};

@@ -32,10 +32,10 @@ public class Hllm extends Hllm$shared {
     public static int HLLM_ABI_MAJOR() {
         return HLLM_ABI_MAJOR;
     }
-    private static final int HLLM_ABI_MINOR = (int)0L;
+    private static final int HLLM_ABI_MINOR = (int)1L;
     /**
      * {@snippet lang=c :
-     * #define HLLM_ABI_MINOR 0
+     * #define HLLM_ABI_MINOR 1
      * }
      */
     public static int HLLM_ABI_MINOR() {
@@ -476,6 +476,191 @@ public class Hllm extends Hllm$shared {
         }
     }
 
+    private static class hllm_memory_limit_set {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER,
+            Hllm.C_LONG
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_memory_limit_set");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_memory_limit_set(const char *device, int64_t bytes)
+     * }
+     */
+    public static FunctionDescriptor hllm_memory_limit_set$descriptor() {
+        return hllm_memory_limit_set.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_memory_limit_set(const char *device, int64_t bytes)
+     * }
+     */
+    public static MethodHandle hllm_memory_limit_set$handle() {
+        return hllm_memory_limit_set.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_memory_limit_set(const char *device, int64_t bytes)
+     * }
+     */
+    public static MemorySegment hllm_memory_limit_set$address() {
+        return hllm_memory_limit_set.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_memory_limit_set(const char *device, int64_t bytes)
+     * }
+     */
+    public static int hllm_memory_limit_set(MemorySegment device, long bytes) {
+        var mh$ = hllm_memory_limit_set.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_memory_limit_set", device, bytes);
+            }
+            return (int)mh$.invokeExact(device, bytes);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class hllm_device_info {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_device_info");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_device_info(const char *device, const char **text)
+     * }
+     */
+    public static FunctionDescriptor hllm_device_info$descriptor() {
+        return hllm_device_info.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_device_info(const char *device, const char **text)
+     * }
+     */
+    public static MethodHandle hllm_device_info$handle() {
+        return hllm_device_info.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_device_info(const char *device, const char **text)
+     * }
+     */
+    public static MemorySegment hllm_device_info$address() {
+        return hllm_device_info.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_device_info(const char *device, const char **text)
+     * }
+     */
+    public static int hllm_device_info(MemorySegment device, MemorySegment text) {
+        var mh$ = hllm_device_info.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_device_info", device, text);
+            }
+            return (int)mh$.invokeExact(device, text);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class hllm_supports {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_INT,
+            Hllm.C_INT
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_supports");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_supports(const char *device, const char *operation, int32_t dtype, int32_t head_width)
+     * }
+     */
+    public static FunctionDescriptor hllm_supports$descriptor() {
+        return hllm_supports.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_supports(const char *device, const char *operation, int32_t dtype, int32_t head_width)
+     * }
+     */
+    public static MethodHandle hllm_supports$handle() {
+        return hllm_supports.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_supports(const char *device, const char *operation, int32_t dtype, int32_t head_width)
+     * }
+     */
+    public static MemorySegment hllm_supports$address() {
+        return hllm_supports.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_supports(const char *device, const char *operation, int32_t dtype, int32_t head_width)
+     * }
+     */
+    public static int hllm_supports(MemorySegment device, MemorySegment operation, int dtype, int head_width) {
+        var mh$ = hllm_supports.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_supports", device, operation, dtype, head_width);
+            }
+            return (int)mh$.invokeExact(device, operation, dtype, head_width);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
     private static class hllm_context_create {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             Hllm.C_INT,
@@ -650,6 +835,613 @@ public class Hllm extends Hllm$shared {
                 traceDowncall("hllm_context_synchronize", context);
             }
             return (int)mh$.invokeExact(context);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class hllm_event_create {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_event_create");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_event_create(hllm_context *context, hllm_event **event)
+     * }
+     */
+    public static FunctionDescriptor hllm_event_create$descriptor() {
+        return hllm_event_create.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_event_create(hllm_context *context, hllm_event **event)
+     * }
+     */
+    public static MethodHandle hllm_event_create$handle() {
+        return hllm_event_create.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_event_create(hllm_context *context, hllm_event **event)
+     * }
+     */
+    public static MemorySegment hllm_event_create$address() {
+        return hllm_event_create.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_event_create(hllm_context *context, hllm_event **event)
+     * }
+     */
+    public static int hllm_event_create(MemorySegment context, MemorySegment event) {
+        var mh$ = hllm_event_create.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_event_create", context, event);
+            }
+            return (int)mh$.invokeExact(context, event);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class hllm_event_destroy {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_event_destroy");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_event_destroy(hllm_event *event)
+     * }
+     */
+    public static FunctionDescriptor hllm_event_destroy$descriptor() {
+        return hllm_event_destroy.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_event_destroy(hllm_event *event)
+     * }
+     */
+    public static MethodHandle hllm_event_destroy$handle() {
+        return hllm_event_destroy.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_event_destroy(hllm_event *event)
+     * }
+     */
+    public static MemorySegment hllm_event_destroy$address() {
+        return hllm_event_destroy.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_event_destroy(hllm_event *event)
+     * }
+     */
+    public static int hllm_event_destroy(MemorySegment event) {
+        var mh$ = hllm_event_destroy.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_event_destroy", event);
+            }
+            return (int)mh$.invokeExact(event);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class hllm_event_record {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_event_record");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_event_record(hllm_context *context, hllm_event *event)
+     * }
+     */
+    public static FunctionDescriptor hllm_event_record$descriptor() {
+        return hllm_event_record.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_event_record(hllm_context *context, hllm_event *event)
+     * }
+     */
+    public static MethodHandle hllm_event_record$handle() {
+        return hllm_event_record.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_event_record(hllm_context *context, hllm_event *event)
+     * }
+     */
+    public static MemorySegment hllm_event_record$address() {
+        return hllm_event_record.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_event_record(hllm_context *context, hllm_event *event)
+     * }
+     */
+    public static int hllm_event_record(MemorySegment context, MemorySegment event) {
+        var mh$ = hllm_event_record.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_event_record", context, event);
+            }
+            return (int)mh$.invokeExact(context, event);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class hllm_event_wait {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_event_wait");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_event_wait(hllm_context *context, hllm_event *event)
+     * }
+     */
+    public static FunctionDescriptor hllm_event_wait$descriptor() {
+        return hllm_event_wait.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_event_wait(hllm_context *context, hllm_event *event)
+     * }
+     */
+    public static MethodHandle hllm_event_wait$handle() {
+        return hllm_event_wait.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_event_wait(hllm_context *context, hllm_event *event)
+     * }
+     */
+    public static MemorySegment hllm_event_wait$address() {
+        return hllm_event_wait.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_event_wait(hllm_context *context, hllm_event *event)
+     * }
+     */
+    public static int hllm_event_wait(MemorySegment context, MemorySegment event) {
+        var mh$ = hllm_event_wait.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_event_wait", context, event);
+            }
+            return (int)mh$.invokeExact(context, event);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class hllm_event_synchronize {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_event_synchronize");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_event_synchronize(hllm_event *event)
+     * }
+     */
+    public static FunctionDescriptor hllm_event_synchronize$descriptor() {
+        return hllm_event_synchronize.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_event_synchronize(hllm_event *event)
+     * }
+     */
+    public static MethodHandle hllm_event_synchronize$handle() {
+        return hllm_event_synchronize.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_event_synchronize(hllm_event *event)
+     * }
+     */
+    public static MemorySegment hllm_event_synchronize$address() {
+        return hllm_event_synchronize.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_event_synchronize(hllm_event *event)
+     * }
+     */
+    public static int hllm_event_synchronize(MemorySegment event) {
+        var mh$ = hllm_event_synchronize.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_event_synchronize", event);
+            }
+            return (int)mh$.invokeExact(event);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class hllm_event_elapsed {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_event_elapsed");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_event_elapsed(hllm_event *begin, hllm_event *end, double *seconds)
+     * }
+     */
+    public static FunctionDescriptor hllm_event_elapsed$descriptor() {
+        return hllm_event_elapsed.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_event_elapsed(hllm_event *begin, hllm_event *end, double *seconds)
+     * }
+     */
+    public static MethodHandle hllm_event_elapsed$handle() {
+        return hllm_event_elapsed.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_event_elapsed(hllm_event *begin, hllm_event *end, double *seconds)
+     * }
+     */
+    public static MemorySegment hllm_event_elapsed$address() {
+        return hllm_event_elapsed.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_event_elapsed(hllm_event *begin, hllm_event *end, double *seconds)
+     * }
+     */
+    public static int hllm_event_elapsed(MemorySegment begin, MemorySegment end, MemorySegment seconds) {
+        var mh$ = hllm_event_elapsed.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_event_elapsed", begin, end, seconds);
+            }
+            return (int)mh$.invokeExact(begin, end, seconds);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class hllm_graph_begin_capture {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_graph_begin_capture");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_graph_begin_capture(hllm_context *context)
+     * }
+     */
+    public static FunctionDescriptor hllm_graph_begin_capture$descriptor() {
+        return hllm_graph_begin_capture.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_graph_begin_capture(hllm_context *context)
+     * }
+     */
+    public static MethodHandle hllm_graph_begin_capture$handle() {
+        return hllm_graph_begin_capture.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_graph_begin_capture(hllm_context *context)
+     * }
+     */
+    public static MemorySegment hllm_graph_begin_capture$address() {
+        return hllm_graph_begin_capture.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_graph_begin_capture(hllm_context *context)
+     * }
+     */
+    public static int hllm_graph_begin_capture(MemorySegment context) {
+        var mh$ = hllm_graph_begin_capture.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_graph_begin_capture", context);
+            }
+            return (int)mh$.invokeExact(context);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class hllm_graph_end_capture {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_graph_end_capture");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_graph_end_capture(hllm_context *context, hllm_graph **graph)
+     * }
+     */
+    public static FunctionDescriptor hllm_graph_end_capture$descriptor() {
+        return hllm_graph_end_capture.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_graph_end_capture(hllm_context *context, hllm_graph **graph)
+     * }
+     */
+    public static MethodHandle hllm_graph_end_capture$handle() {
+        return hllm_graph_end_capture.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_graph_end_capture(hllm_context *context, hllm_graph **graph)
+     * }
+     */
+    public static MemorySegment hllm_graph_end_capture$address() {
+        return hllm_graph_end_capture.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_graph_end_capture(hllm_context *context, hllm_graph **graph)
+     * }
+     */
+    public static int hllm_graph_end_capture(MemorySegment context, MemorySegment graph) {
+        var mh$ = hllm_graph_end_capture.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_graph_end_capture", context, graph);
+            }
+            return (int)mh$.invokeExact(context, graph);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class hllm_graph_launch {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_graph_launch");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_graph_launch(hllm_context *context, hllm_graph *graph)
+     * }
+     */
+    public static FunctionDescriptor hllm_graph_launch$descriptor() {
+        return hllm_graph_launch.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_graph_launch(hllm_context *context, hllm_graph *graph)
+     * }
+     */
+    public static MethodHandle hllm_graph_launch$handle() {
+        return hllm_graph_launch.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_graph_launch(hllm_context *context, hllm_graph *graph)
+     * }
+     */
+    public static MemorySegment hllm_graph_launch$address() {
+        return hllm_graph_launch.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_graph_launch(hllm_context *context, hllm_graph *graph)
+     * }
+     */
+    public static int hllm_graph_launch(MemorySegment context, MemorySegment graph) {
+        var mh$ = hllm_graph_launch.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_graph_launch", context, graph);
+            }
+            return (int)mh$.invokeExact(context, graph);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class hllm_graph_destroy {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_graph_destroy");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_graph_destroy(hllm_graph *graph)
+     * }
+     */
+    public static FunctionDescriptor hllm_graph_destroy$descriptor() {
+        return hllm_graph_destroy.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_graph_destroy(hllm_graph *graph)
+     * }
+     */
+    public static MethodHandle hllm_graph_destroy$handle() {
+        return hllm_graph_destroy.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_graph_destroy(hllm_graph *graph)
+     * }
+     */
+    public static MemorySegment hllm_graph_destroy$address() {
+        return hllm_graph_destroy.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_graph_destroy(hllm_graph *graph)
+     * }
+     */
+    public static int hllm_graph_destroy(MemorySegment graph) {
+        var mh$ = hllm_graph_destroy.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_graph_destroy", graph);
+            }
+            return (int)mh$.invokeExact(graph);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {
@@ -1283,6 +2075,67 @@ public class Hllm extends Hllm$shared {
         }
     }
 
+    private static class hllm_weight_pack {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_weight_pack");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_weight_pack(hllm_context *context, hllm_weight *weight)
+     * }
+     */
+    public static FunctionDescriptor hllm_weight_pack$descriptor() {
+        return hllm_weight_pack.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_weight_pack(hllm_context *context, hllm_weight *weight)
+     * }
+     */
+    public static MethodHandle hllm_weight_pack$handle() {
+        return hllm_weight_pack.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_weight_pack(hllm_context *context, hllm_weight *weight)
+     * }
+     */
+    public static MemorySegment hllm_weight_pack$address() {
+        return hllm_weight_pack.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_weight_pack(hllm_context *context, hllm_weight *weight)
+     * }
+     */
+    public static int hllm_weight_pack(MemorySegment context, MemorySegment weight) {
+        var mh$ = hllm_weight_pack.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_weight_pack", context, weight);
+            }
+            return (int)mh$.invokeExact(context, weight);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
     private static class hllm_weight_refresh {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             Hllm.C_INT,
@@ -1726,6 +2579,69 @@ public class Hllm extends Hllm$shared {
         }
     }
 
+    private static class hllm_scatter_rows {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_scatter_rows");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_scatter_rows(hllm_context *context, const hllm_tensor *out, const hllm_tensor *in, const hllm_tensor *index)
+     * }
+     */
+    public static FunctionDescriptor hllm_scatter_rows$descriptor() {
+        return hllm_scatter_rows.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_scatter_rows(hllm_context *context, const hllm_tensor *out, const hllm_tensor *in, const hllm_tensor *index)
+     * }
+     */
+    public static MethodHandle hllm_scatter_rows$handle() {
+        return hllm_scatter_rows.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_scatter_rows(hllm_context *context, const hllm_tensor *out, const hllm_tensor *in, const hllm_tensor *index)
+     * }
+     */
+    public static MemorySegment hllm_scatter_rows$address() {
+        return hllm_scatter_rows.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_scatter_rows(hllm_context *context, const hllm_tensor *out, const hllm_tensor *in, const hllm_tensor *index)
+     * }
+     */
+    public static int hllm_scatter_rows(MemorySegment context, MemorySegment out, MemorySegment in, MemorySegment index) {
+        var mh$ = hllm_scatter_rows.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_scatter_rows", context, out, in, index);
+            }
+            return (int)mh$.invokeExact(context, out, in, index);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
     private static class hllm_scatter_add_rows {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             Hllm.C_INT,
@@ -1972,6 +2888,70 @@ public class Hllm extends Hllm$shared {
                 traceDowncall("hllm_normalize_rows", context, out, in);
             }
             return (int)mh$.invokeExact(context, out, in);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class hllm_mul {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_INT
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_mul");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_mul(hllm_context *context, const hllm_tensor *out, const hllm_tensor *a, const hllm_tensor *b, int32_t accumulate)
+     * }
+     */
+    public static FunctionDescriptor hllm_mul$descriptor() {
+        return hllm_mul.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_mul(hllm_context *context, const hllm_tensor *out, const hllm_tensor *a, const hllm_tensor *b, int32_t accumulate)
+     * }
+     */
+    public static MethodHandle hllm_mul$handle() {
+        return hllm_mul.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_mul(hllm_context *context, const hllm_tensor *out, const hllm_tensor *a, const hllm_tensor *b, int32_t accumulate)
+     * }
+     */
+    public static MemorySegment hllm_mul$address() {
+        return hllm_mul.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_mul(hllm_context *context, const hllm_tensor *out, const hllm_tensor *a, const hllm_tensor *b, int32_t accumulate)
+     * }
+     */
+    public static int hllm_mul(MemorySegment context, MemorySegment out, MemorySegment a, MemorySegment b, int accumulate) {
+        var mh$ = hllm_mul.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_mul", context, out, a, b, accumulate);
+            }
+            return (int)mh$.invokeExact(context, out, a, b, accumulate);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {
@@ -2362,6 +3342,68 @@ public class Hllm extends Hllm$shared {
         }
     }
 
+    private static class hllm_plan_update {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_plan_update");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_plan_update(hllm_context *context, hllm_plan *plan, const hllm_plan_args *args)
+     * }
+     */
+    public static FunctionDescriptor hllm_plan_update$descriptor() {
+        return hllm_plan_update.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_plan_update(hllm_context *context, hllm_plan *plan, const hllm_plan_args *args)
+     * }
+     */
+    public static MethodHandle hllm_plan_update$handle() {
+        return hllm_plan_update.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_plan_update(hllm_context *context, hllm_plan *plan, const hllm_plan_args *args)
+     * }
+     */
+    public static MemorySegment hllm_plan_update$address() {
+        return hllm_plan_update.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_plan_update(hllm_context *context, hllm_plan *plan, const hllm_plan_args *args)
+     * }
+     */
+    public static int hllm_plan_update(MemorySegment context, MemorySegment plan, MemorySegment args) {
+        var mh$ = hllm_plan_update.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_plan_update", context, plan, args);
+            }
+            return (int)mh$.invokeExact(context, plan, args);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
     private static class hllm_plan_destroy {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             Hllm.C_INT,
@@ -2676,6 +3718,71 @@ public class Hllm extends Hllm$shared {
                 traceDowncall("hllm_infonce", context, args);
             }
             return (int)mh$.invokeExact(context, args);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class hllm_bce {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_LONG
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_bce");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_bce(hllm_context *context, const hllm_tensor *loss, const hllm_tensor *dlogits, const hllm_tensor *logits, const hllm_tensor *labels, int64_t positions)
+     * }
+     */
+    public static FunctionDescriptor hllm_bce$descriptor() {
+        return hllm_bce.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_bce(hllm_context *context, const hllm_tensor *loss, const hllm_tensor *dlogits, const hllm_tensor *logits, const hllm_tensor *labels, int64_t positions)
+     * }
+     */
+    public static MethodHandle hllm_bce$handle() {
+        return hllm_bce.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_bce(hllm_context *context, const hllm_tensor *loss, const hllm_tensor *dlogits, const hllm_tensor *logits, const hllm_tensor *labels, int64_t positions)
+     * }
+     */
+    public static MemorySegment hllm_bce$address() {
+        return hllm_bce.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_bce(hllm_context *context, const hllm_tensor *loss, const hllm_tensor *dlogits, const hllm_tensor *logits, const hllm_tensor *labels, int64_t positions)
+     * }
+     */
+    public static int hllm_bce(MemorySegment context, MemorySegment loss, MemorySegment dlogits, MemorySegment logits, MemorySegment labels, long positions) {
+        var mh$ = hllm_bce.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_bce", context, loss, dlogits, logits, labels, positions);
+            }
+            return (int)mh$.invokeExact(context, loss, dlogits, logits, labels, positions);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {

@@ -1,0 +1,296 @@
+// Linear layers over weights that were packed once, into panels of columns that the register tile reads straight through:
+// no call copies any of the weight. Few rows read the same panels, at memory speed.
+//
+// A panel holds P columns of w^T, k after k: [K][P] float32, or [K/2][P][2] bf16 (pairs of k, as the bf16 dot product wants
+// them), with zeros beyond N and K. A tile is ROWS x P sums in registers, each over all k in order: the bits of an element
+// depend neither on the rows beside it nor on the team.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/packed.cpp"
+#include "cpu/simd-inl.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "cpu/packed.h"
+#include "cpu/team.h"
+
+#ifndef HLLM_PACKED_TILE
+#define HLLM_PACKED_TILE
+namespace hllm {
+// One tile: y rows of ldy, x rows of ldx (floats, or pairs of bf16 as one uint32), the first `columns` columns of a panel.
+struct Tile {
+    float* y;
+    int64_t ldy;
+    const void* x;
+    int64_t ldx;
+    const void* panel;
+    int64_t K, columns;
+    bool accumulate;
+};
+using TileKernel = void (*)(const Tile&);
+constexpr int MAX_ROWS = 12;
+using TileKernels = std::array<TileKernel, MAX_ROWS + 1>;  // by rows
+}  // namespace hllm
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace hllm {
+namespace HWY_NAMESPACE {
+
+// Registers: 2 vectors a row, 2 of the panel, 1 of x.
+#if HWY_TARGET == HWY_AVX3 || HWY_ARCH_ARM
+constexpr int TILE_ROWS = 12;
+#else
+constexpr int TILE_ROWS = 6;
+#endif
+
+int64_t panel_columns() { return 2 * static_cast<int64_t>(hn::Lanes(F32())); }
+
+HWY_INLINE void store_row(float* y, const Tile& t, V32 low, V32 high) {
+    const F32 d;
+    const int64_t N = static_cast<int64_t>(hn::Lanes(d));
+    if (t.columns == 2 * N) {
+        if (t.accumulate) {
+            low = hn::Add(low, hn::LoadU(d, y));
+            high = hn::Add(high, hn::LoadU(d, y + N));
+        }
+        hn::StoreU(low, d, y);
+        hn::StoreU(high, d, y + N);
+        return;
+    }
+    HWY_ALIGN float out[HWY_MAX_BYTES / 2];
+    hn::Store(low, d, out);
+    hn::Store(high, d, out + N);
+    for (int64_t n = 0; n < t.columns; n++) y[n] = t.accumulate ? y[n] + out[n] : out[n];
+}
+
+template <int ROWS>
+void tile_f32(const Tile& t) {
+    const F32 d;
+    const size_t N = hn::Lanes(d);
+    const auto* x = static_cast<const float*>(t.x);
+    const auto* panel = static_cast<const float*>(t.panel);
+    V32 low[ROWS], high[ROWS];
+    for (int r = 0; r < ROWS; r++) low[r] = high[r] = hn::Zero(d);
+    for (int64_t k = 0; k < t.K; k++, panel += 2 * N) {
+        const V32 a = hn::Load(d, panel), b = hn::Load(d, panel + N);
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; r++) {
+            const V32 v = hn::Set(d, x[r * t.ldx + k]);
+            low[r] = hn::MulAdd(v, a, low[r]);
+            high[r] = hn::MulAdd(v, b, high[r]);
+        }
+    }
+    for (int r = 0; r < ROWS; r++) store_row(t.y + r * t.ldy, t, low[r], high[r]);
+}
+
+// bf16 panels under float32 x: a 32-bit lane holds two k of one column, each widened in a register.
+template <int ROWS>
+void tile_bf16(const Tile& t) {
+    const F32 d;
+    const hn::RebindToUnsigned<F32> du;
+    const size_t N = hn::Lanes(d);
+    const auto* x = static_cast<const float*>(t.x);
+    const auto* panel = static_cast<const uint32_t*>(t.panel);
+    const auto upper = hn::Set(du, 0xffff0000u);
+    V32 low[ROWS], high[ROWS];
+    for (int r = 0; r < ROWS; r++) low[r] = high[r] = hn::Zero(d);
+    for (int64_t k = 0; k < t.K; k += 2, panel += 2 * N) {
+        const auto a = hn::Load(du, panel), b = hn::Load(du, panel + N);
+        const V32 a0 = hn::BitCast(d, hn::ShiftLeft<16>(a)), b0 = hn::BitCast(d, hn::ShiftLeft<16>(b));
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; r++) {
+            const V32 v = hn::Set(d, x[r * t.ldx + k]);
+            low[r] = hn::MulAdd(v, a0, low[r]);
+            high[r] = hn::MulAdd(v, b0, high[r]);
+        }
+        if (k + 1 == t.K) break;
+        const V32 a1 = hn::BitCast(d, hn::And(a, upper)), b1 = hn::BitCast(d, hn::And(b, upper));
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; r++) {
+            const V32 v = hn::Set(d, x[r * t.ldx + k + 1]);
+            low[r] = hn::MulAdd(v, a1, low[r]);
+            high[r] = hn::MulAdd(v, b1, high[r]);
+        }
+    }
+    for (int r = 0; r < ROWS; r++) store_row(t.y + r * t.ldy, t, low[r], high[r]);
+}
+
+template <int... R>
+TileKernels f32_table(std::integer_sequence<int, R...>) {
+    return {nullptr, &tile_f32<R + 1>...};
+}
+template <int... R>
+TileKernels bf16_table(std::integer_sequence<int, R...>) {
+    return {nullptr, &tile_bf16<R + 1>...};
+}
+TileKernels f32_kernels() { return f32_table(std::make_integer_sequence<int, TILE_ROWS>()); }
+TileKernels bf16_kernels() { return bf16_table(std::make_integer_sequence<int, TILE_ROWS>()); }
+int64_t kernel_rows() { return TILE_ROWS; }
+
+}  // namespace HWY_NAMESPACE
+}  // namespace hllm
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512bf16")
+namespace hllm {
+namespace {
+
+// Both in bf16, summed in float32 by the processor's own dot product of pairs.
+template <int ROWS>
+void tile_pairs(const Tile& t) {
+    const auto* x = static_cast<const uint32_t*>(t.x);
+    const auto* panel = static_cast<const uint32_t*>(t.panel);
+    __m512 low[ROWS], high[ROWS];
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; r++) low[r] = high[r] = _mm512_setzero_ps();
+    for (int64_t k = 0; k < t.K; k += 2, panel += 32) {
+        const auto a = reinterpret_cast<__m512bh>(_mm512_load_si512(panel));
+        const auto b = reinterpret_cast<__m512bh>(_mm512_load_si512(panel + 16));
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; r++) {
+            const auto v = reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(x[r * t.ldx + k / 2])));
+            low[r] = _mm512_dpbf16_ps(low[r], v, a);
+            high[r] = _mm512_dpbf16_ps(high[r], v, b);
+        }
+    }
+    const auto count = static_cast<unsigned>(t.columns);
+    const __mmask16 first = static_cast<__mmask16>(count >= 16 ? 0xffff : (1u << count) - 1),
+                    second = static_cast<__mmask16>(count >= 32  ? 0xffff
+                                                    : count > 16 ? (1u << (count - 16)) - 1
+                                                                 : 0);
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; r++) {
+        float* y = t.y + r * t.ldy;
+        if (t.accumulate) {
+            low[r] = _mm512_add_ps(low[r], _mm512_maskz_loadu_ps(first, y));
+            high[r] = _mm512_add_ps(high[r], _mm512_maskz_loadu_ps(second, y + 16));
+        }
+        _mm512_mask_storeu_ps(y, first, low[r]);
+        _mm512_mask_storeu_ps(y + 16, second, high[r]);
+    }
+}
+
+template <int... R>
+TileKernels pairs_table(std::integer_sequence<int, R...>) {
+    return {nullptr, &tile_pairs<R + 1>...};
+}
+
+// Rounds n floats to bf16 (nearest even), zero-padded to `padded`.
+void round_row(uint16_t* out, const float* in, int64_t n, int64_t padded) {
+    for (int64_t i = 0; i < padded; i += 16) {
+        const auto left = static_cast<unsigned>(std::clamp<int64_t>(n - i, 0, 16));
+        const __mmask16 mask = static_cast<__mmask16>((1u << left) - 1);
+        const auto rounded = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, in + i)));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), rounded);
+    }
+}
+
+}  // namespace
+}  // namespace hllm
+#pragma GCC pop_options
+#endif
+
+namespace hllm {
+namespace {
+
+constexpr int64_t BLOCK_ROWS = 96;  // of x: stays in the second-level cache while all panels pass
+
+// The kernels that this process runs with, and the shape that they want.
+struct Provider {
+    int64_t columns = HLLM_DISPATCH(panel_columns)();
+    int64_t rows = HLLM_DISPATCH(kernel_rows)();
+    TileKernels f32 = HLLM_DISPATCH(f32_kernels)(), bf16 = HLLM_DISPATCH(bf16_kernels)();
+    bool pairs = false;  // x is rounded to bf16 for bf16 panels
+    Provider() {
+#if defined(__x86_64__)
+        if (simd() == Simd::AVX512_BF16) {
+            pairs = true;
+            bf16 = pairs_table(std::make_integer_sequence<int, MAX_ROWS>());
+        }
+#endif
+    }
+};
+
+const Provider& provider() {
+    static const Provider chosen;
+    return chosen;
+}
+
+// Elements between two k of a panel: pairs are padded.
+int64_t padded_k(const View& w) { return w.dtype == HLLM_BF16 ? (w.shape[1] + 1) / 2 * 2 : w.shape[1]; }
+
+template <class T>
+void pack_panel(T* panel, const View& w, int64_t begin, int64_t columns, int64_t group) {
+    const auto* values = static_cast<const T*>(w.data);
+    const int64_t N = std::min(columns, w.shape[0] - begin), K = w.shape[1];
+    std::fill_n(panel, columns * ((K + group - 1) / group * group), T{});
+    for (int64_t n = 0; n < N; n++) {
+        const T* row = values + (begin + n) * w.stride[0];
+        for (int64_t k = 0; k < K; k++) panel[(k / group * columns + n) * group + k % group] = row[k];
+    }
+}
+
+}  // namespace
+
+int64_t packed_bytes(const View& w) {
+    // Sixteen registers are too few to widen in: there the GEMM library is faster on bf16.
+    if (w.dtype == HLLM_BF16 && provider().rows < MAX_ROWS) return 0;
+    const int64_t columns = provider().columns, panels = (w.shape[0] + columns - 1) / columns;
+    return std::max<int64_t>(1, panels * columns * padded_k(w) * (w.dtype == HLLM_BF16 ? 2 : 4));
+}
+
+void pack(void* panels, const View& w) {
+    const int64_t columns = provider().columns, size = columns * padded_k(w);
+    team().ranges(w.shape[0], columns, [&](int64_t begin, int64_t, int) {
+        if (w.dtype == HLLM_BF16)
+            pack_panel(static_cast<uint16_t*>(panels) + begin / columns * size, w, begin, columns, 2);
+        else
+            pack_panel(static_cast<float*>(panels) + begin / columns * size, w, begin, columns, 1);
+    });
+}
+
+void packed_forward(Context& context, const View& y, const View& x, const View& w, const void* panels, bool accumulate) {
+    const Provider& use = provider();
+    const int64_t T = x.shape[0], N = w.shape[0], K = w.shape[1];
+    const bool pairs = use.pairs && w.dtype == HLLM_BF16;
+    const TileKernels& kernels = w.dtype == HLLM_BF16 ? use.bf16 : use.f32;
+    const int64_t panel_bytes = use.columns * padded_k(w) * (w.dtype == HLLM_BF16 ? 2 : 4);
+    // Pieces of rows x columns: blocks of rows, and of columns where those are too few to share out evenly.
+    const int64_t blocks = (T + BLOCK_ROWS - 1) / BLOCK_ROWS, all = (N + use.columns - 1) / use.columns;
+    const int64_t cuts =
+        std::clamp<int64_t>(4 * team().size() / std::max<int64_t>(1, blocks), 1, std::max<int64_t>(1, all / 2));
+    const int64_t group = (all + cuts - 1) / std::max<int64_t>(1, cuts);
+    const int64_t ldx = pairs ? (K + 15) / 16 * 8 + 8 : x.stride[0];  // the pad keeps rows out of one cache set
+    uint32_t* rounded = pairs ? context.scratch.take<uint32_t>(team().size() * std::min(T, BLOCK_ROWS) * ldx) : nullptr;
+    team().run(blocks * cuts, [&](int64_t piece, int worker) {
+        const int64_t row = piece / cuts * BLOCK_ROWS, rows = std::min(BLOCK_ROWS, T - row);
+        const void* in = x.row(row);
+#if defined(__x86_64__)
+        if (pairs) {
+            uint32_t* mine = rounded + worker * std::min(T, BLOCK_ROWS) * ldx;
+            for (int64_t r = 0; r < rows; r++)
+                round_row(reinterpret_cast<uint16_t*>(mine + r * ldx), x.row(row + r), K, (K + 15) / 16 * 16);
+            in = mine;
+        }
+#endif
+        for (int64_t p = piece % cuts * group; p < std::min(all, (piece % cuts + 1) * group); p++) {
+            const int64_t n = p * use.columns;
+            const void* panel = static_cast<const std::byte*>(panels) + p * panel_bytes;
+            for (int64_t r = 0; r < rows; r += use.rows) {
+                const void* from = static_cast<const std::byte*>(in) + r * ldx * 4;
+                kernels[static_cast<size_t>(std::min(use.rows, rows - r))](
+                    {y.row(row + r) + n, y.stride[0], from, ldx, panel, K, std::min(use.columns, N - n), accumulate});
+            }
+        }
+    });
+}
+
+}  // namespace hllm
+#endif

@@ -1,0 +1,13 @@
+// Weights in the order in which the register tile reads them, and the product over them.
+#pragma once
+#include "abi/backend.h"
+
+namespace hllm {
+
+// Bytes of w [N,K], f32 or bf16, as panels; 0 where panels would not be faster.
+int64_t packed_bytes(const View& w);
+void pack(void* panels, const View& w);
+// y[T,N] (+)= x[T,K] w^T for the w [N,K] (dtype and shape alone are read) that was packed into `panels`.
+void packed_forward(Context& context, const View& y, const View& x, const View& w, const void* panels, bool accumulate);
+
+}  // namespace hllm
