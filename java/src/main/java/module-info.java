@@ -5,6 +5,8 @@ module org.hllm4j {
     requires com.fasterxml.jackson.databind;
     requires de.siegmar.fastcsv;
     requires info.picocli;
+    requires jdk.httpserver;
+    requires jdk.jfr;
     requires me.tongfei.progressbar;
     // Used by ai.djl.tokenizers, which is no module and cannot ask for them itself.
     requires com.google.gson;
@@ -14,6 +16,7 @@ module org.hllm4j {
     exports org.hllm4j.data;
     exports org.hllm4j.engine;
     exports org.hllm4j.eval;
+    exports org.hllm4j.http;
     exports org.hllm4j.model;
     exports org.hllm4j.nn;
     exports org.hllm4j.run;

@@ -13,11 +13,15 @@ final class DeviceOptions {
     @Spec(Spec.Target.MIXEE)
     private CommandSpec spec;
 
-    @Option(names = "--device", paramLabel = "DEVICE", description = "What computes: cpu. Default: ${DEFAULT-VALUE}.")
+    @Option(
+            names = "--device",
+            paramLabel = "DEVICE",
+            description = "What computes: cpu; cuda, a GPU; or cuda-emulated, the GPU's kernels run on the CPU, very"
+                    + " slowly, for tests. Default: ${DEFAULT-VALUE}.")
     private String device = "cpu";
 
     private int threads;
-    private DType storage = DType.F32;
+    private DType dtype;
 
     @Option(
             names = "--threads",
@@ -33,18 +37,21 @@ final class DeviceOptions {
     @Option(
             names = "--dtype",
             paramLabel = "TYPE",
-            description = "How matrices are stored: f32, or bf16 (half the memory, for inference only). Default: f32.")
+            description =
+                    "On a GPU, what it computes in: bf16 (training keeps float32 master weights) or f32. On the CPU,"
+                            + " which computes in float32, how matrices are stored: f32, or bf16 (half the memory, for"
+                            + " inference only). Default: bf16 on a GPU, f32 on the CPU.")
     void dtype(DType type) {
         if (type == DType.I32) {
             throw new ParameterException(spec.commandLine(), "--dtype is i32, expected f32 or bf16");
         }
-        storage = type;
+        dtype = type;
     }
 
     /** Opens the device; the caller closes it. */
     Context open() {
         useThreads();
-        return Context.open(device);
+        return Context.open(device, activations());
     }
 
     /** Applies --threads, which holds for the whole process. */
@@ -56,12 +63,23 @@ final class DeviceOptions {
         return device;
     }
 
+    /** Whether --dtype names this type. */
+    boolean asksFor(DType type) {
+        return dtype == type;
+    }
+
+    /** How matrices are stored that are not trained. */
     DType storage() {
-        return storage;
+        return dtype != null ? dtype : Context.defaultType(device);
+    }
+
+    /** What layers hand to one another. */
+    DType activations() {
+        return Context.activations(device, storage());
     }
 
     void requireTraining() {
-        if (storage != DType.F32) {
+        if (activations() == DType.F32 && storage() != DType.F32) {
             throw new HllmException("--dtype bf16 stores weights for inference; training keeps float32 weights: use "
                     + "--dtype f32 here, and bf16 with evaluate, recommend or embed");
         }

@@ -13,13 +13,14 @@ import org.hllm4j.run.RunFolder;
 import org.hllm4j.text.ItemTokenizer;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Option;
 
 @Command(
         name = "doctor",
         description = "Says what this machine has for hllm, what is missing, and how to get it.",
         exitCodeListHeading = "%nExit codes:%n",
         exitCodeList = {"0:all that is required is there", "1:something required is missing"},
-        footer = "  hllm doctor")
+        footer = {"  hllm doctor", "  hllm doctor --device cuda     fails where no GPU can be used, and says why"})
 final class DoctorCommand extends Subcommand {
     private static final long GB = 1_000_000_000;
 
@@ -28,6 +29,12 @@ final class DoctorCommand extends Subcommand {
         {"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,"pre_tokenizer":null,
          "post_processor":null,"decoder":null,"model":{"type":"WordLevel","vocab":{"a":0},"unk_token":"a"}}\
         """;
+
+    @Option(
+            names = "--device",
+            paramLabel = "DEVICE",
+            description = "What has to be there: cpu, cuda or cuda-emulated. Default: ${DEFAULT-VALUE}.")
+    private String device = "cpu";
 
     @Mixin
     private JsonOption json;
@@ -55,8 +62,12 @@ final class DoctorCommand extends Subcommand {
 
     @Override
     public Integer call() {
-        List<Check> checks = List.of(
-                java(), nativeLibrary(), tokenizer(), memory(), disk(DemoFiles.defaultCache()), python(), cuda());
+        List<Check> checks = new ArrayList<>(
+                List.of(java(), nativeLibrary(), tokenizer(), memory(), disk(DemoFiles.defaultCache()), python()));
+        checks.add(gpu("cuda", device.equals("cuda")));
+        if (!device.equals("cpu") && !device.equals("cuda")) {
+            checks.add(gpu(device, true));
+        }
         checks.forEach(check -> out().println(check.text()));
         json.write(Map.of("checks", checks.stream().map(Check::asMap).toList()));
         return checks.stream().anyMatch(c -> c.required && !c.ok) ? Main.ERROR : Main.OK;
@@ -154,11 +165,21 @@ final class DoctorCommand extends Subcommand {
                 "apt-get install python3-venv; or give quickstart your own --items, --interactions and --llm");
     }
 
-    private static Check cuda() {
-        try (Context context = Context.open("cuda")) {
-            return new Check("CUDA", true, false, context.device(), "");
+    private static Check gpu(String device, boolean required) {
+        String name = device.equals("cuda") ? "CUDA" : device;
+        try {
+            return new Check(name, true, required, Context.deviceInfo(device), "");
         } catch (HllmException e) {
-            return new Check("CUDA", false, false, e.getMessage(), "not needed: everything runs on the CPU");
+            return new Check(
+                    name,
+                    false,
+                    required,
+                    e.getMessage(),
+                    required
+                            ? "it needs an NVIDIA GPU of compute capability 8.0 or more, its driver for CUDA 13 "
+                                    + "(nvidia-smi shows both), and the plugin: cmake -DHLLM_CUDA=ON builds "
+                                    + "libhllm_cuda.so, which belongs beside libhllm.so or into $HLLM_PLUGIN_PATH"
+                            : "not needed: everything runs on the CPU; --device cuda says what it takes");
         }
     }
 

@@ -8,6 +8,8 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.concurrent.CancellationException;
+import java.util.function.LongConsumer;
 import org.hllm4j.HllmException;
 import org.hllm4j.data.Catalogue;
 import org.hllm4j.engine.Context;
@@ -18,6 +20,7 @@ import org.hllm4j.run.ItemVectors;
 import org.hllm4j.run.Manifest;
 import org.hllm4j.run.RunFolder;
 import org.hllm4j.run.Start;
+import org.hllm4j.text.ItemText;
 import org.hllm4j.weights.Npy;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
@@ -28,7 +31,7 @@ import picocli.CommandLine.Option;
         description = "Turns item texts into vectors: float32 [items, D] in row order, beside a file of ids.",
         footer = {
             "  hllm embed --llm SmolLM2-135M.gguf --items items.csv --out vectors.npy",
-            "  hllm embed --run run --items new-items.csv --out vectors.npy",
+            "  hllm embed --run run --items new-items.csv --out vectors.safetensors",
             "Interrupted, the same command continues. vectors.ids has one id a line; one with a line break, or that",
             "begins with a quotation mark, is written as a JSON string."
         })
@@ -45,8 +48,9 @@ final class EmbedCommand extends Subcommand {
     @Option(
             names = "--out",
             required = true,
-            paramLabel = "FILE.npy",
-            description = "The vectors; FILE.ids beside it has the ids.")
+            paramLabel = "FILE",
+            description = "The vectors: FILE.npy, or FILE.safetensors with a tensor \"vectors\"; FILE.ids beside it has"
+                    + " the ids.")
     private Path out;
 
     @Option(
@@ -95,37 +99,38 @@ final class EmbedCommand extends Subcommand {
         if ((llm == null) == (run == null)) {
             throw wrongUsage("expected either --llm=PATH or --run=DIR");
         }
-        if (!out.getFileName().toString().endsWith(".npy") || limit < 0) {
-            throw wrongUsage(limit < 0 ? "--limit is " + limit + ", expected at least 1" : "--out must end in .npy");
+        if (!ItemVectors.supports(out) || limit < 0) {
+            throw wrongUsage(
+                    limit < 0
+                            ? "--limit is " + limit + ", expected at least 1"
+                            : "--out must end in .npy or .safetensors");
         }
         if (run != null) {
             refuseBesideRun();
         }
-        try (Progress progress = progress();
+        try (Interruption interruption = new Interruption("what is computed is written; the same command continues");
+                Progress progress = progress();
                 Context context = device.open()) {
-            ItemVectors.Result result = run != null ? trained(context, progress) : pretrained(context, progress);
-            report(result);
+            report(
+                    run != null
+                            ? trained(context, progress, interruption)
+                            : pretrained(context, progress, interruption));
+            return Main.OK;
+        } catch (CancellationException e) {
+            return Main.INTERRUPTED;
         }
-        return Main.OK;
     }
 
-    private ItemVectors.Result trained(Context context, Progress progress) {
+    private ItemVectors.Result trained(Context context, Progress progress, Interruption interruption) {
         RunFolder folder = new RunFolder(run);
         Manifest manifest = folder.manifest();
-        Catalogue catalogue = Catalogue.read(items.items, manifest.textKeys());
-        int[][] tokens = limited(Start.tokens(
-                catalogue,
-                manifest.textKeys(),
-                folder.tokenizerJson(),
-                run.toString(),
-                manifest.maxTextLength(),
-                null));
+        ItemVectors.Input input = input(manifest.textKeys(), folder.tokenizerJson(), run);
         try (Hllm model = folder.load(context, device.storage())) {
-            return write(model, catalogue, tokens, manifest.modelHash(), progress);
+            return write(model, input, manifest.modelHash(), progress, interruption);
         }
     }
 
-    private ItemVectors.Result pretrained(Context context, Progress progress) {
+    private ItemVectors.Result pretrained(Context context, Progress progress, Interruption interruption) {
         List<String> keys = textKeys == null ? Start.of(llm).textKeys() : textKeys;
         // The User LLM is not used: as little of it as possible.
         Start start = new Start(
@@ -141,31 +146,31 @@ final class EmbedCommand extends Subcommand {
                 1,
                 keys,
                 seed == null ? 1 : seed);
-        Catalogue catalogue = Catalogue.read(items.items, keys);
-        int[][] tokens = limited(
-                Start.tokens(catalogue, keys, start.tokenizerJson(), llm.toString(), start.maxTextLength(), null));
+        ItemVectors.Input input = input(keys, start.tokenizerJson(), llm);
         try (Hllm model = start.model(context, device.storage())) {
             if (itemToken != null) {
                 model.itemToken(readVector(itemToken));
             }
             String token = itemToken == null ? "" : Hashes.of(itemToken);
-            return write(model, catalogue, tokens, start.asMap() + token, progress);
+            return write(model, input, start.asMap() + token, progress, interruption);
         }
     }
 
-    private ItemVectors.Result write(
-            Hllm model, Catalogue catalogue, int[][] tokens, String weights, Progress progress) {
-        return ItemVectors.write(
-                model,
-                catalogue,
-                tokens,
-                weights + device.storage(),
-                out,
-                progress.counter("items", "items", tokens.length));
+    private ItemVectors.Input input(List<String> keys, String tokenizerJson, Path origin) {
+        Catalogue catalogue = Catalogue.read(items.items, keys);
+        int count = limit == 0 ? catalogue.size() : Math.min(limit, catalogue.size());
+        return new ItemVectors.Input(catalogue, count, new ItemText(keys), tokenizerJson, origin.toString());
     }
 
-    private int[][] limited(int[][] tokens) {
-        return limit == 0 || limit >= tokens.length ? tokens : Arrays.copyOf(tokens, limit);
+    private ItemVectors.Result write(
+            Hllm model, ItemVectors.Input input, String weights, Progress progress, Interruption interruption) {
+        LongConsumer counter = progress.counter("items", "items", input.items());
+        return ItemVectors.write(model, input, weights + device.storage(), out, written -> {
+            counter.accept(written);
+            if (interruption.requested()) {
+                throw new CancellationException();
+            }
+        });
     }
 
     private void report(ItemVectors.Result result) {

@@ -69,7 +69,7 @@ final class ExportCommand extends Subcommand {
 
     @Override
     public Integer call() {
-        if (device.storage() != DType.F32) {
+        if (device.asksFor(DType.BF16)) {
             throw wrongUsage("--dtype bf16: what is exported is in full precision");
         }
         device.useThreads();

@@ -33,8 +33,10 @@ import picocli.CommandLine.ScopeType;
         subcommands = {
             QuickstartCommand.class,
             TrainCommand.class,
+            TrainRankerCommand.class,
             EvaluateCommand.class,
             RecommendCommand.class,
+            ServeCommand.class,
             EmbedCommand.class,
             ExportCommand.class,
             DoctorCommand.class

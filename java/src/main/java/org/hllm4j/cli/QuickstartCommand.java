@@ -157,7 +157,7 @@ final class QuickstartCommand extends Subcommand {
         }
 
         TrainOptions all = recipe.options(recipe.maxEpochs(), 0);
-        TrainingPlan plan = TrainingPlan.of(start, all, data, folder);
+        TrainingPlan plan = TrainingPlan.of(start, all, data, folder, context.activations());
         if (plan.freeBytes() < plan.disk()) {
             throw new HllmException(folder + ": " + plan.disk() / 1_000_000 + " MB are needed there and "
                     + plan.freeBytes() / 1_000_000 + " MB are free; name another folder with --dir");

@@ -65,6 +65,7 @@ record QuickstartRecipe(
                 threshold,
                 defaults.seed(),
                 defaults.maxRows(),
+                defaults.recompute(),
                 maxEpochs, // the schedule ends the training
                 true,
                 defaults.checkpointMinutes());

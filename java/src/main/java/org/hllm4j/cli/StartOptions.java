@@ -41,8 +41,10 @@ final class StartOptions {
     @Option(
             names = "--freeze",
             paramLabel = "SIDE",
-            description = "Which side keeps its start weights: none, item or user. Default: none.")
-    private Start.Freeze freeze = Start.Freeze.NONE;
+            description =
+                    "Which side keeps its start weights: none, item, user, or both (which leaves a ranker's head to be"
+                            + " trained). Default: none.")
+    Start.Freeze freeze = Start.Freeze.NONE;
 
     @Option(
             names = "--item-layers",

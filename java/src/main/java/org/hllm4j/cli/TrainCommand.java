@@ -58,6 +58,9 @@ final class TrainCommand extends Subcommand {
         log.required();
         TrainOptions options = training.options();
         Start from = start.start(training.seed);
+        if (from.freeze() == Start.Freeze.BOTH) {
+            throw wrongUsage("--freeze both leaves nothing to train; it is for train-ranker");
+        }
         device.requireTraining();
         if (TrainingRun.finished(out) && !restart && !plan) {
             out().println(out + " holds a finished training: nothing to do. --restart trains again, "
@@ -67,7 +70,7 @@ final class TrainCommand extends Subcommand {
         }
         try (Progress progress = progress()) {
             Dataset data = from.dataset(items.items, log.interactions, log.missing, null);
-            TrainingPlan needs = TrainingPlan.of(from, options, data, out);
+            TrainingPlan needs = TrainingPlan.of(from, options, data, out, device.activations());
             if (plan) {
                 out().println(text(needs));
                 json.write(needs.asMap());
@@ -80,6 +83,9 @@ final class TrainCommand extends Subcommand {
             progress.say(
                     data.catalogue().size() + " items, " + data.interactions().users() + " users, "
                             + data.interactions().size() + " events");
+            if (options.recompute()) {
+                progress.say("Activations take " + size(needs.activations()) + " (estimated): " + recomputation(needs));
+            }
             try (Context context = device.open()) {
                 if (restart) {
                     new RunFolder(out).clear();
@@ -102,7 +108,7 @@ final class TrainCommand extends Subcommand {
                   parameters      %s
                   gradients       %s
                   AdamW moments   %s
-                  activations     %s (estimated; --max-rows bounds it)
+                  activations     %s (estimated; --max-rows bounds it; %s)
                   item vectors    %s
                 Disk         %s at most (%s are free)
                   checkpoint      %s, up to 3 at a time
@@ -112,15 +118,31 @@ final class TrainCommand extends Subcommand {
                 plan.trained() / 1e6,
                 plan.frozen() / 1e6,
                 size(plan.memory()),
-                size(plan.parameters()),
+                size(plan.parameters() + plan.copies()),
                 size(plan.gradients()),
                 size(plan.moments()),
                 size(plan.activations()),
+                recomputation(plan),
                 size(2 * plan.vectors()),
                 size(plan.disk()),
                 size(plan.freeBytes()),
                 size(plan.checkpoint()),
                 size(plan.parameters()));
+    }
+
+    /** What --recompute gives and costs, here. */
+    private static String recomputation(TrainingPlan plan) {
+        return plan.recompute()
+                ? String.format(
+                        Locale.ROOT,
+                        "%s without --recompute, which adds %.0f %% to the arithmetic",
+                        size(plan.kept()),
+                        100 * plan.recomputation())
+                : String.format(
+                        Locale.ROOT,
+                        "%s with --recompute, for %.0f %% more arithmetic",
+                        size(plan.recomputed()),
+                        100 * plan.recomputation());
     }
 
     private static String size(long bytes) {

@@ -83,9 +83,15 @@ final class TrainingOptions {
     private int maxRows = DEFAULTS.maxRows();
 
     @Option(
+            names = "--recompute",
+            description = "Keep the input of each layer only and run the layer again for its backward pass: less memory"
+                    + " for more arithmetic (--plan says how much of each), the same numbers.")
+    private boolean recompute;
+
+    @Option(
             names = "--patience",
             paramLabel = "N",
-            description = "Stops after N epochs without a better validation NDCG@200. Default: ${DEFAULT-VALUE}.")
+            description = "Stops after N epochs without a better validation NDCG@200 (a ranker: AUC). Default: ${DEFAULT-VALUE}.")
     private int patience = DEFAULTS.patience();
 
     @Option(
@@ -114,6 +120,7 @@ final class TrainingOptions {
                     threshold,
                     seed,
                     maxRows,
+                    recompute,
                     patience,
                     !noValidation,
                     checkpointMinutes);

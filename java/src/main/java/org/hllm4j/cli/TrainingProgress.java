@@ -40,19 +40,25 @@ final class TrainingProgress implements TrainListener {
 
     @Override
     public void progress(String what, long done, long total) {
-        progress.at(what, what.endsWith("users") ? "users" : "items", done, total, "");
+        progress.at(what, what.substring(what.lastIndexOf(' ') + 1), done, total, "");
     }
 
     @Override
     public void epoch(int epoch, Map<String, Double> validation, boolean best) {
-        progress.say(String.format(
-                Locale.ROOT,
-                "Epoch %d: validation Recall@10 %.2f %%, NDCG@10 %.2f %%, NDCG@200 %.2f %%%s",
-                epoch,
-                100 * validation.get("recall@10"),
-                100 * validation.get("ndcg@10"),
-                100 * validation.get("ndcg@200"),
-                best ? ", the best so far: saved" : ""));
+        String found = validation.containsKey("auc")
+                ? String.format(
+                        Locale.ROOT,
+                        "AUC %.4f, GAUC %.4f, log loss %.4f",
+                        validation.get("auc"),
+                        validation.getOrDefault("gauc", Double.NaN),
+                        validation.get("log_loss"))
+                : String.format(
+                        Locale.ROOT,
+                        "Recall@10 %.2f %%, NDCG@10 %.2f %%, NDCG@200 %.2f %%",
+                        100 * validation.get("recall@10"),
+                        100 * validation.get("ndcg@10"),
+                        100 * validation.get("ndcg@200"));
+        progress.say("Epoch " + epoch + ": validation " + found + (best ? ", the best so far: saved" : ""));
     }
 
     @Override

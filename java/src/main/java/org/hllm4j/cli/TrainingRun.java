@@ -17,7 +17,7 @@ import org.hllm4j.train.Trainer;
  * where it is, the training is finished.
  */
 record TrainingRun(Start start, TrainOptions options, Path folder) {
-    private static Path summaryFile(Path folder) {
+    static Path summaryFile(Path folder) {
         return folder.resolve("summary.json");
     }
 

@@ -66,7 +66,7 @@ public final class Batches {
                 .mapToObj(member -> negatives(epoch, member, members.length))
                 .flatMapToInt(IntStream::of)
                 .toArray();
-        return new Batch((long) epoch * batchesPerEpoch() + index, items, negatives, epoch, index);
+        return new Batch((long) epoch * batchesPerEpoch() + index, members, items, negatives, epoch, index);
     }
 
     private int[] negatives(int epoch, int member, int batchSize) {

@@ -2,6 +2,7 @@ package org.hllm4j.data;
 
 import de.siegmar.fastcsv.reader.CsvRecord;
 import java.nio.file.Path;
+import java.util.Arrays;
 import java.util.Collection;
 import java.util.List;
 import org.hllm4j.HllmException;
@@ -103,6 +104,23 @@ public final class Catalogue {
             throw new HllmException(path + ": \"" + key + "\" is not among the text keys that were read, " + textKeys);
         }
         return bare(row) ? "" : text[column].get(row);
+    }
+
+    /**
+     * The first rows, sorted by their text (key by key), so that texts with a long common prefix are neighbours; bare items
+     * come last. 20 bytes a row while it sorts.
+     */
+    public int[] byText(int rows) {
+        Integer[] order = new Integer[rows];
+        Arrays.setAll(order, row -> row);
+        Arrays.parallelSort(order, 0, Math.min(rows, textRows), (a, b) -> {
+            int difference = 0;
+            for (int k = 0; k < text.length && difference == 0; k++) {
+                difference = text[k].compare(a, b);
+            }
+            return difference;
+        });
+        return Arrays.stream(order).mapToInt(Integer::intValue).toArray();
     }
 
     /** All columns of the file, as in its header. */

@@ -19,13 +19,16 @@ public final class Interactions {
     private final int[] offsets; // [users + 1] into items and times
     private final int[] items;
     private final long[] times;
+    private final double[] values; // of the named column, or null
 
-    private Interactions(Catalogue catalogue, IdIndex users, int[] offsets, int[] items, long[] times) {
+    private Interactions(
+            Catalogue catalogue, IdIndex users, int[] offsets, int[] items, long[] times, double[] values) {
         this.catalogue = catalogue;
         this.users = users;
         this.offsets = offsets;
         this.items = items;
         this.times = times;
+        this.values = values;
     }
 
     /**
@@ -38,13 +41,23 @@ public final class Interactions {
      *     under {@link MissingText#ERROR}, an item is not in the catalogue
      */
     public static Interactions read(Path csvPath, Catalogue catalogue, MissingText policy) {
+        return read(csvPath, catalogue, policy, null);
+    }
+
+    /**
+     * Reads the log with a further column of numbers, such as {@code rating}; an empty field is no value.
+     *
+     * @param valueColumn its name; null: none
+     */
+    public static Interactions read(Path csvPath, Catalogue catalogue, MissingText policy, String valueColumn) {
         try (CsvFile csv = new CsvFile(csvPath)) {
+            int valuePlace = valueColumn == null ? -1 : csv.column(valueColumn);
             int itemColumn = csv.column("item_id");
             int userColumn = csv.column("user_id");
             int timeColumn = csv.column("timestamp");
             IdIndex users = new IdIndex();
             IdIndex bare = new IdIndex();
-            Log log = new Log();
+            Log log = new Log(valueColumn != null);
             for (CsvRecord row = csv.next(); row != null; row = csv.next()) {
                 String itemId = row.getField(itemColumn);
                 String userId = row.getField(userColumn);
@@ -66,6 +79,12 @@ public final class Interactions {
                     throw csv.error(
                             row.getStartingLineNumber(),
                             "timestamp \"" + time + "\" is not a number that fits 64 bits (user \"" + userId + "\")");
+                }
+                if (valueColumn != null && !log.value(row.getField(valuePlace))) {
+                    throw csv.error(
+                            row.getStartingLineNumber(),
+                            valueColumn + " \"" + row.getField(valuePlace) + "\" is not a number (user \"" + userId
+                                    + "\")");
                 }
             }
             if (log.size == 0) {
@@ -109,6 +128,18 @@ public final class Interactions {
         return Arrays.copyOfRange(times, offsets[user], offsets[user + 1]);
     }
 
+    /**
+     * Values of the named column for a user's events, beside {@link #events}, NaN where the field was empty; a new array.
+     *
+     * @throws HllmException when the log was read without one
+     */
+    public double[] values(int user) {
+        if (values == null) {
+            throw new HllmException("the log was read without a column of values");
+        }
+        return Arrays.copyOfRange(values, offsets[user], offsets[user + 1]);
+    }
+
     /** The catalogue that the item rows refer to: the one given, extended by the bare items of the log. */
     public Catalogue catalogue() {
         return catalogue;
@@ -120,7 +151,22 @@ public final class Interactions {
         private int[] item = new int[1024];
         private long[] time = new long[1024];
         private int[] billionths; // fraction of the timestamps; null while all are integers
+        private double[] value; // null without such a column
         private int size;
+
+        Log(boolean values) {
+            value = values ? new double[user.length] : null;
+        }
+
+        /** The value of the event added last; false when the text is no number. */
+        boolean value(String text) {
+            try {
+                value[size - 1] = text.isEmpty() ? Double.NaN : Double.parseDouble(text);
+                return text.isEmpty() || Double.isFinite(value[size - 1]);
+            } catch (NumberFormatException e) {
+                return false;
+            }
+        }
 
         /** False when {@code timestamp} is no number that fits. */
         boolean add(int userNumber, int itemRow, String timestamp) {
@@ -130,6 +176,7 @@ public final class Interactions {
                 item = Arrays.copyOf(item, grown);
                 time = Arrays.copyOf(time, grown);
                 billionths = billionths == null ? null : Arrays.copyOf(billionths, grown);
+                value = value == null ? null : Arrays.copyOf(value, grown);
             }
             try {
                 time[size] = Long.parseLong(timestamp);
@@ -175,14 +222,18 @@ public final class Interactions {
             }
             int[] items = new int[size];
             long[] times = new long[size];
+            double[] values = value == null ? null : new double[size];
             for (int u = 0; u < users.size(); u++) {
                 sortByTime(events, offsets[u], offsets[u + 1]);
             }
             for (int i = 0; i < size; i++) {
                 items[i] = item[events[i]];
                 times[i] = time[events[i]];
+                if (values != null) {
+                    values[i] = value[events[i]];
+                }
             }
-            return new Interactions(catalogue, users, offsets, items, times);
+            return new Interactions(catalogue, users, offsets, items, times, values);
         }
 
         /** Stable. Most logs are in order already, so nothing is boxed for them. */

@@ -48,6 +48,19 @@ final class TextColumn {
         return new String(pages[(int) (begin[row] >>> 32)], (int) begin[row], length[row], StandardCharsets.UTF_8);
     }
 
+    /** Orders two rows by their bytes. */
+    int compare(int a, int b) {
+        int from = (int) begin[a];
+        int other = (int) begin[b];
+        return Arrays.compareUnsigned(
+                pages[(int) (begin[a] >>> 32)],
+                from,
+                from + length[a],
+                pages[(int) (begin[b] >>> 32)],
+                other,
+                other + length[b]);
+    }
+
     boolean equals(int row, byte[] utf8) {
         int from = (int) begin[row];
         return length[row] == utf8.length

@@ -3,6 +3,7 @@ package org.hllm4j.engine;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.nio.ByteBuffer;
+import java.util.Locale;
 import org.hllm4j.HllmException;
 import org.hllm4j.bindings.Hllm;
 import org.hllm4j.bindings.hllm_plan_args;
@@ -14,30 +15,55 @@ import org.hllm4j.bindings.hllm_plan_args;
  */
 public final class Context implements AutoCloseable {
     private final String device;
+    private final DType activations;
     private final MemorySegment handle;
     private final Transfer transfer = new Transfer(this);
     private final Descriptors descriptors = new Descriptors();
     private final Ops ops = new Ops(this);
     private boolean open = true;
 
-    private Context(String device, MemorySegment handle) {
+    private Context(String device, DType activations, MemorySegment handle) {
         this.device = device;
+        this.activations = activations;
         this.handle = handle;
+    }
+
+    /** Opens a context that computes in the type that suits the device: bf16 on a GPU, f32 on the CPU. */
+    public static Context open(String device) {
+        return open(device, defaultType(device));
+    }
+
+    /** What suits a device best for matrices, and a GPU for activations: bf16 on a GPU, f32 on the CPU. */
+    public static DType defaultType(String device) {
+        return device.startsWith("cuda") ? DType.BF16 : DType.F32;
+    }
+
+    /** Type of the activations where matrices have this one: the same on a GPU, and f32 always on the CPU. */
+    public static DType activations(String device, DType matrices) {
+        return device.startsWith("cuda") ? matrices : DType.F32;
     }
 
     /**
      * Opens a context.
      *
-     * @param device {@code "cpu"}
+     * @param device {@code "cpu"}; {@code "cuda"}, the first GPU that the driver shows; or {@code "cuda-emulated"}, which runs
+     *     the GPU's kernels slowly on the CPU, for tests
+     * @param activations type of what layers hand to one another, see {@link #activations}: F32, or BF16 on a GPU
      * @throws NativeException with status UNSUPPORTED for a device that this build cannot serve
      * @throws HllmException if the native library cannot be loaded
      */
-    public static Context open(String device) {
+    public static Context open(String device, DType activations) {
         NativeLibrary.load();
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment out = arena.allocate(Hllm.C_POINTER);
-            NativeException.check(Hllm.hllm_context_create(arena.allocateFrom(device), out), "hllm_context_create");
-            return new Context(device, out.get(Hllm.C_POINTER, 0));
+            MemorySegment name = arena.allocateFrom(device);
+            if (activations != DType.F32) {
+                NativeException.check(
+                        Hllm.hllm_supports(name, arena.allocateFrom("linear_forward"), activations.code(), 0),
+                        "hllm_supports");
+            }
+            NativeException.check(Hllm.hllm_context_create(name, out), "hllm_context_create");
+            return new Context(device, activations, out.get(Hllm.C_POINTER, 0));
         }
     }
 
@@ -61,6 +87,39 @@ public final class Context implements AutoCloseable {
         return Hllm.hllm_build_info().getString(0);
     }
 
+    /**
+     * One line for people: processor or card, its memory, driver and library versions, who computes attention.
+     *
+     * @throws NativeException with status UNSUPPORTED, and why, for a device that cannot be had
+     */
+    public static String deviceInfo(String device) {
+        NativeLibrary.load();
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment out = arena.allocate(Hllm.C_POINTER);
+            NativeException.check(Hllm.hllm_device_info(arena.allocateFrom(device), out), "hllm_device_info");
+            return out.get(Hllm.C_POINTER, 0).getString(0);
+        }
+    }
+
+    /** Whether {@link #deviceInfo} and {@link #open} would find the device. */
+    public static boolean available(String device) {
+        try {
+            deviceInfo(device);
+            return true;
+        } catch (NativeException e) {
+            return false;
+        }
+    }
+
+    /** Refuses what would take the {@link #liveBytes} of a device above {@code bytes}; 0: no limit. */
+    public static void memoryLimit(String device, long bytes) {
+        NativeLibrary.load();
+        try (Arena arena = Arena.ofConfined()) {
+            NativeException.check(
+                    Hllm.hllm_memory_limit_set(arena.allocateFrom(device), bytes), "hllm_memory_limit_set");
+        }
+    }
+
     /** Bytes that buffers, weights, plans and scratch of all contexts of {@code device} hold now. */
     public static long liveBytes(String device) {
         NativeLibrary.load();
@@ -71,8 +130,24 @@ public final class Context implements AutoCloseable {
         }
     }
 
+    /** What results depend on bit for bit, beside the program and its inputs: for manifests. */
+    public String environment() {
+        return device.equals("cpu")
+                ? buildInfo()
+                : buildInfo() + "; " + deviceInfo(device).replaceFirst(" \\(\\d+ free\\)", "") + ", "
+                        + activations.name().toLowerCase(Locale.ROOT);
+    }
+
     public String device() {
         return device;
+    }
+
+    /**
+     * Type of what the layers of a model hand to one another on this device. With bf16 the residual stream, sums, gradients
+     * of parameters and the vectors that leave a model are float32 all the same.
+     */
+    public DType activations() {
+        return activations;
     }
 
     /** A new tensor of zeros, rank 1 to 4; the caller closes it. */
@@ -135,21 +210,58 @@ public final class Context implements AutoCloseable {
     /** Prepares attention over the segments of {@code spec}, once per batch; the caller closes the plan. */
     public Plan plan(PlanSpec spec) {
         try (Arena arena = Arena.ofConfined()) {
-            MemorySegment args = hllm_plan_args.allocate(arena);
-            hllm_plan_args.struct_size(args, (int) args.byteSize());
-            hllm_plan_args.causal(args, spec.causal() ? 1 : 0);
-            hllm_plan_args.query_rows(args, spec.queryRows());
-            hllm_plan_args.key_rows(args, spec.keyRows());
-            hllm_plan_args.segments(args, spec.segmentBegin().length);
-            hllm_plan_args.spans(args, spec.spanBegin().length);
-            hllm_plan_args.segment_begin(args, arena.allocateFrom(Hllm.C_INT, spec.segmentBegin()));
-            hllm_plan_args.segment_length(args, arena.allocateFrom(Hllm.C_INT, spec.segmentLength()));
-            hllm_plan_args.span_offsets(args, arena.allocateFrom(Hllm.C_INT, spec.spanOffsets()));
-            hllm_plan_args.span_begin(args, arena.allocateFrom(Hllm.C_INT, spec.spanBegin()));
-            hllm_plan_args.span_length(args, arena.allocateFrom(Hllm.C_INT, spec.spanLength()));
             MemorySegment out = arena.allocate(Hllm.C_POINTER);
-            NativeException.check(Hllm.hllm_plan_create(handle, args, out), "hllm_plan_create");
-            return new Plan(spec.queryRows(), spec.keyRows(), out.get(Hllm.C_POINTER, 0));
+            NativeException.check(Hllm.hllm_plan_create(handle, planArgs(arena, spec), out), "hllm_plan_create");
+            return new Plan(this, spec, out.get(Hllm.C_POINTER, 0));
+        }
+    }
+
+    /** {@code spec} as the native library reads it, during one call. */
+    static MemorySegment planArgs(Arena arena, PlanSpec spec) {
+        MemorySegment args = hllm_plan_args.allocate(arena);
+        hllm_plan_args.struct_size(args, (int) args.byteSize());
+        hllm_plan_args.causal(args, spec.causal() ? 1 : 0);
+        hllm_plan_args.query_rows(args, spec.queryRows());
+        hllm_plan_args.key_rows(args, spec.keyRows());
+        hllm_plan_args.segments(args, spec.segmentBegin().length);
+        hllm_plan_args.spans(args, spec.spanBegin().length);
+        hllm_plan_args.segment_begin(args, arena.allocateFrom(Hllm.C_INT, spec.segmentBegin()));
+        hllm_plan_args.segment_length(args, arena.allocateFrom(Hllm.C_INT, spec.segmentLength()));
+        hllm_plan_args.span_offsets(args, arena.allocateFrom(Hllm.C_INT, spec.spanOffsets()));
+        hllm_plan_args.span_begin(args, arena.allocateFrom(Hllm.C_INT, spec.spanBegin()));
+        hllm_plan_args.span_length(args, arena.allocateFrom(Hllm.C_INT, spec.spanLength()));
+        return args;
+    }
+
+    /** A new event, not yet recorded; the caller closes it. */
+    public Event event() {
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment out = arena.allocate(Hllm.C_POINTER);
+            NativeException.check(Hllm.hllm_event_create(handle, out), "hllm_event_create");
+            return new Event(out.get(Hllm.C_POINTER, 0));
+        }
+    }
+
+    /**
+     * Keeps the operations that {@code work} calls on this context as a graph, instead of running them; the caller closes it.
+     * The work may neither write nor read tensors, nor make plans.
+     *
+     * @throws NativeException with status UNSUPPORTED on the CPU
+     */
+    public Graph capture(Runnable work) {
+        NativeException.check(Hllm.hllm_graph_begin_capture(handle), "hllm_graph_begin_capture");
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment out = arena.allocate(Hllm.C_POINTER);
+            try {
+                work.run();
+            } catch (RuntimeException | Error e) {
+                if (Hllm.hllm_graph_end_capture(handle, out) == Hllm.HLLM_OK()) { // in any case it no longer captures
+                    Hllm.hllm_graph_destroy(out.get(Hllm.C_POINTER, 0));
+                }
+                throw e;
+            }
+            NativeException.check(Hllm.hllm_graph_end_capture(handle, out), "hllm_graph_end_capture");
+            return new Graph(this, out.get(Hllm.C_POINTER, 0));
         }
     }
 

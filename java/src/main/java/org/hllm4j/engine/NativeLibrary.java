@@ -14,12 +14,14 @@ import org.hllm4j.bindings.Hllm;
  *
  * <ol>
  *   <li>the system property {@code hllm.library}, an absolute path; where it is set, nothing else is tried
- *   <li>the resource {@code org/hllm4j/native/linux-<arch>/libhllm.so} (arch: x86_64, aarch64)
+ *   <li>the resource {@code org/hllm4j/native/linux-<arch>/libhllm.so} (arch: x86_64, aarch64), and the CUDA plugin where it
+ *       lies beside it
  *   <li>{@code build/libhllm.so} of the source checkout that holds the working directory
  * </ol>
  */
 final class NativeLibrary {
     private static final String FILE = "libhllm.so";
+    private static final String PLUGIN = "libhllm_cuda.so"; // opened by the library, from its own folder
 
     private static volatile boolean loaded;
 
@@ -87,19 +89,26 @@ final class NativeLibrary {
     }
 
     private static boolean tryResource(List<String> tried) {
-        String name = "org/hllm4j/native/linux-" + arch() + "/" + FILE;
+        String place = "org/hllm4j/native/linux-" + arch() + "/";
+        String name = place + FILE;
         // Of the class loader: as a module, this class would look into its own jar only, and the library has another.
-        try (InputStream in = NativeLibrary.class.getClassLoader().getResourceAsStream(name)) {
-            if (in == null) {
-                tried.add("resource " + name + ": in no jar");
-                return false;
-            }
+        ClassLoader loader = NativeLibrary.class.getClassLoader();
+        if (loader.getResource(name) == null) {
+            tried.add("resource " + name + ": in no jar");
+            return false;
+        }
+        try {
             Path folder = Files.createTempDirectory("hllm4j-"); // readable and writable by this user only
-            folder.toFile().deleteOnExit(); // deleted in reverse order: first the file, then its folder
-            Path file = folder.resolve(FILE);
-            file.toFile().deleteOnExit();
-            Files.copy(in, file);
-            return tryFile(file, "resource " + name + ", extracted to", tried);
+            folder.toFile().deleteOnExit(); // deleted in reverse order: first the files, then their folder
+            for (String file : List.of(FILE, PLUGIN)) {
+                try (InputStream in = loader.getResourceAsStream(place + file)) {
+                    if (in != null) {
+                        folder.resolve(file).toFile().deleteOnExit();
+                        Files.copy(in, folder.resolve(file));
+                    }
+                }
+            }
+            return tryFile(folder.resolve(FILE), "resource " + name + ", extracted to", tried);
         } catch (IOException e) {
             tried.add("resource " + name + ": cannot extract it: " + e);
             return false;

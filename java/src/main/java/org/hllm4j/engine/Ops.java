@@ -1,10 +1,11 @@
 package org.hllm4j.engine;
 
-import static org.hllm4j.engine.NativeException.check;
+import static org.hllm4j.engine.OperationEvent.started;
 
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.ref.Reference;
+import java.util.function.LongSupplier;
 import org.hllm4j.bindings.Hllm;
 import org.hllm4j.bindings.hllm_adamw_args;
 import org.hllm4j.bindings.hllm_attention_backward_args;
@@ -44,19 +45,20 @@ public final class Ops {
 
     /** Sets every element; f32, or i32 with the value rounded towards zero. */
     public void fill(Tensor out, float value) {
-        check(Hllm.hllm_fill(context(), descriptor(out), value), "hllm_fill");
+        done(started(), Hllm.hllm_fill(context(), descriptor(out), value), "hllm_fill", out);
     }
 
     /** Copies between equal shapes; f32 and bf16 in any combination (rounding to nearest even), i32 to i32. */
     public void convert(Tensor out, Tensor in) {
-        check(Hllm.hllm_convert(context(), descriptor(out), descriptor(in)), "hllm_convert");
+        done(started(), Hllm.hllm_convert(context(), descriptor(out), descriptor(in)), "hllm_convert", out);
     }
 
     // ---- Matrix products --------------------------------------------------------------------------------------------
 
     /** c [m, n] = op(a) op(b), or c += with accumulate; op transposes when its flag is set. */
     public void matmul(Tensor c, Tensor a, Tensor b, boolean transposeA, boolean transposeB, boolean accumulate) {
-        check(
+        done(
+                started(),
                 Hllm.hllm_matmul(
                         context(),
                         descriptor(c),
@@ -65,29 +67,40 @@ public final class Ops {
                         flag(transposeA),
                         flag(transposeB),
                         flag(accumulate)),
-                "hllm_matmul");
+                "hllm_matmul",
+                c,
+                () -> 2 * c.elements() * a.size(transposeA ? 0 : 1));
     }
 
     /** y [T, N] = x [T, K] w^T, or y += with accumulate (the residual stream). */
     public void linearForward(Tensor y, Tensor x, Weight weight, boolean accumulate) {
-        check(
+        done(
+                started(),
                 Hllm.hllm_linear_forward(context(), descriptor(y), descriptor(x), handle(weight), flag(accumulate)),
-                "hllm_linear_forward");
+                "hllm_linear_forward",
+                y,
+                () -> 2 * y.elements() * weight.columns());
     }
 
     /** dx [T, K] = dy [T, N] w, or dx += with accumulate. */
     public void linearBackwardInput(Tensor dx, Tensor dy, Weight weight, boolean accumulate) {
-        check(
+        done(
+                started(),
                 Hllm.hllm_linear_backward_input(
                         context(), descriptor(dx), descriptor(dy), handle(weight), flag(accumulate)),
-                "hllm_linear_backward_input");
+                "hllm_linear_backward_input",
+                dx,
+                () -> 2 * dx.elements() * weight.rows());
     }
 
     /** dweight [N, K] += dy [T, N]^T x [T, K]. */
     public void linearBackwardWeight(Tensor dweight, Tensor dy, Tensor x) {
-        check(
+        done(
+                started(),
                 Hllm.hllm_linear_backward_weight(context(), descriptor(dweight), descriptor(dy), descriptor(x)),
-                "hllm_linear_backward_weight");
+                "hllm_linear_backward_weight",
+                dy,
+                () -> 2 * dweight.elements() * dy.size(0));
     }
 
     // ---- Rows -------------------------------------------------------------------------------------------------------
@@ -101,30 +114,49 @@ public final class Ops {
      * @param special [D], or null: then every id must be at least 0
      */
     public void embeddingForward(Tensor out, Tensor ids, Tensor table, Tensor special) {
-        check(
+        done(
+                started(),
                 Hllm.hllm_embedding_forward(
                         context(), descriptor(out), descriptor(ids), descriptor(table), descriptor(special)),
-                "hllm_embedding_forward");
+                "hllm_embedding_forward",
+                out);
     }
 
     /** dtable[ids[t]] += dout[t], and dspecial += dout[t] where {@code ids[t] < 0}. Either gradient may be null. */
     public void embeddingBackward(Tensor dtable, Tensor dspecial, Tensor dout, Tensor ids) {
-        check(
+        done(
+                started(),
                 Hllm.hllm_embedding_backward(
                         context(), descriptor(dtable), descriptor(dspecial), descriptor(dout), descriptor(ids)),
-                "hllm_embedding_backward");
+                "hllm_embedding_backward",
+                dout);
     }
 
     /** out[n] = in[index[n]]; out [N, D], in [R, D], index i32 [N]. */
     public void gatherRows(Tensor out, Tensor in, Tensor index) {
-        check(Hllm.hllm_gather_rows(context(), descriptor(out), descriptor(in), descriptor(index)), "hllm_gather_rows");
+        done(
+                started(),
+                Hllm.hllm_gather_rows(context(), descriptor(out), descriptor(in), descriptor(index)),
+                "hllm_gather_rows",
+                out);
+    }
+
+    /** out[index[n]] = in[n] for distinct rows: new keys and values into a cache. Each is F32 or BF16. */
+    public void scatterRows(Tensor out, Tensor in, Tensor index) {
+        done(
+                started(),
+                Hllm.hllm_scatter_rows(context(), descriptor(out), descriptor(in), descriptor(index)),
+                "hllm_scatter_rows",
+                in);
     }
 
     /** out[index[n]] += in[n], in the order of n: the gradient of {@link #gatherRows}. */
     public void scatterAddRows(Tensor out, Tensor in, Tensor index) {
-        check(
+        done(
+                started(),
                 Hllm.hllm_scatter_add_rows(context(), descriptor(out), descriptor(in), descriptor(index)),
-                "hllm_scatter_add_rows");
+                "hllm_scatter_add_rows",
+                in);
     }
 
     /**
@@ -137,39 +169,59 @@ public final class Ops {
      * @param rows i32 [offsets[S]]
      */
     public void segmentMeanForward(Tensor out, Tensor in, Tensor offsets, Tensor rows) {
-        check(
+        done(
+                started(),
                 Hllm.hllm_segment_mean_forward(
                         context(), descriptor(out), descriptor(in), descriptor(offsets), descriptor(rows)),
-                "hllm_segment_mean_forward");
+                "hllm_segment_mean_forward",
+                out);
     }
 
     /** Overwrites din [T, D]; rows that no segment uses become 0. */
     public void segmentMeanBackward(Tensor din, Tensor dout, Tensor offsets, Tensor rows) {
-        check(
+        done(
+                started(),
                 Hllm.hllm_segment_mean_backward(
                         context(), descriptor(din), descriptor(dout), descriptor(offsets), descriptor(rows)),
-                "hllm_segment_mean_backward");
+                "hllm_segment_mean_backward",
+                din);
     }
 
     /** out[t] = in[t] / |in[t]|, [T, D]; a zero row stays zero. In place allowed. */
     public void normalizeRows(Tensor out, Tensor in) {
-        check(Hllm.hllm_normalize_rows(context(), descriptor(out), descriptor(in)), "hllm_normalize_rows");
+        done(
+                started(),
+                Hllm.hllm_normalize_rows(context(), descriptor(out), descriptor(in)),
+                "hllm_normalize_rows",
+                out);
+    }
+
+    /** out = a * b element by element, or out += with accumulate; all [T, D]. In place allowed; a or b may be repeated. */
+    public void mul(Tensor out, Tensor a, Tensor b, boolean accumulate) {
+        done(
+                started(),
+                Hllm.hllm_mul(context(), descriptor(out), descriptor(a), descriptor(b), flag(accumulate)),
+                "hllm_mul",
+                out);
     }
 
     // ---- Layers -----------------------------------------------------------------------------------------------------
 
     /** y = x * rstd * weight, rstd = 1 / sqrt(mean(x^2) + eps); x, y [T, D], weight [D], savedRstd [T] or null. */
     public void rmsnormForward(Tensor y, Tensor savedRstd, Tensor x, Tensor weight, float eps) {
-        check(
+        done(
+                started(),
                 Hllm.hllm_rmsnorm_forward(
                         context(), descriptor(y), descriptor(savedRstd), descriptor(x), descriptor(weight), eps),
-                "hllm_rmsnorm_forward");
+                "hllm_rmsnorm_forward",
+                y);
     }
 
     /** dx [T, D] (added to with accumulate: the residual stream); dweight [D] +=, may be null. */
     public void rmsnormBackward(
             Tensor dx, Tensor dweight, Tensor dy, Tensor savedRstd, Tensor x, Tensor weight, boolean accumulate) {
-        check(
+        done(
+                started(),
                 Hllm.hllm_rmsnorm_backward(
                         context(),
                         descriptor(dx),
@@ -179,7 +231,8 @@ public final class Ops {
                         descriptor(x),
                         descriptor(weight),
                         flag(accumulate)),
-                "hllm_rmsnorm_backward");
+                "hllm_rmsnorm_backward",
+                dx);
     }
 
     /**
@@ -191,21 +244,29 @@ public final class Ops {
      * @param inverse rotates back: the gradient
      */
     public void rope(Tensor x, Tensor positions, Tensor table, boolean inverse) {
-        check(
+        done(
+                started(),
                 Hllm.hllm_rope(context(), descriptor(x), descriptor(positions), descriptor(table), flag(inverse)),
-                "hllm_rope");
+                "hllm_rope",
+                x);
     }
 
     /** y [T, F] = silu(gate) * up, gateUp [T, 2F]: gate, then up. */
     public void swigluForward(Tensor y, Tensor gateUp) {
-        check(Hllm.hllm_swiglu_forward(context(), descriptor(y), descriptor(gateUp)), "hllm_swiglu_forward");
+        done(
+                started(),
+                Hllm.hllm_swiglu_forward(context(), descriptor(y), descriptor(gateUp)),
+                "hllm_swiglu_forward",
+                y);
     }
 
     /** dgateUp [T, 2F] from dy [T, F] and the forward's gateUp. */
     public void swigluBackward(Tensor dgateUp, Tensor dy, Tensor gateUp) {
-        check(
+        done(
+                started(),
                 Hllm.hllm_swiglu_backward(context(), descriptor(dgateUp), descriptor(dy), descriptor(gateUp)),
-                "hllm_swiglu_backward");
+                "hllm_swiglu_backward",
+                dgateUp);
     }
 
     // ---- Attention --------------------------------------------------------------------------------------------------
@@ -220,7 +281,8 @@ public final class Ops {
      * @param v [Tk, Hkv, Dh]
      */
     public void attentionForward(Tensor out, Tensor savedLse, Tensor q, Tensor k, Tensor v, Plan plan, float scale) {
-        check(
+        done(
+                started(),
                 Hllm.hllm_attention_forward(
                         context(),
                         descriptor(out),
@@ -230,7 +292,9 @@ public final class Ops {
                         descriptor(v),
                         plan == null ? MemorySegment.NULL : plan.handle(),
                         scale),
-                "hllm_attention_forward");
+                "hllm_attention_forward",
+                q,
+                () -> 4 * plan.pairs() * q.size(1) * q.size(2));
     }
 
     /**
@@ -264,7 +328,12 @@ public final class Ops {
         // The struct holds bare addresses: the descriptors live as long as their tensors do.
         Tensor[] used = {dq, dk, dv, savedOut, savedLse, dout, q, k, v};
         try {
-            check(Hllm.hllm_attention_backward(context(), args), "hllm_attention_backward");
+            done(
+                    started(),
+                    Hllm.hllm_attention_backward(context(), args),
+                    "hllm_attention_backward",
+                    q,
+                    () -> 10 * plan.pairs() * q.size(1) * q.size(2));
         } finally {
             Reference.reachabilityFence(used);
         }
@@ -339,22 +408,50 @@ public final class Ops {
         hllm_infonce_args.negative_ids(args, descriptor(call.negativeIds));
         hllm_infonce_args.logit_scale(args, descriptor(call.logitScale));
         try {
-            check(Hllm.hllm_infonce(context(), args), "hllm_infonce");
+            done(
+                    started(),
+                    Hllm.hllm_infonce(context(), args),
+                    "hllm_infonce",
+                    call.u,
+                    () -> (call.du == null ? 4 : 8) * call.u.elements() * call.n.size(0));
         } finally {
             Reference.reachabilityFence(call);
         }
+    }
+
+    /**
+     * Binary cross entropy of logits z and labels y, 0 or 1.
+     *
+     * @param loss [1] overwritten: the sum of log(1 + exp(z)) - y z
+     * @param dlogits [T] overwritten: (sigmoid(z) - y) / positions; may be null
+     * @param logits [T]
+     * @param labels [T]
+     * @param positions divisor of the gradients: the labels of the whole (global) batch
+     */
+    public void bce(Tensor loss, Tensor dlogits, Tensor logits, Tensor labels, long positions) {
+        done(
+                started(),
+                Hllm.hllm_bce(
+                        context(),
+                        descriptor(loss),
+                        descriptor(dlogits),
+                        descriptor(logits),
+                        descriptor(labels),
+                        positions),
+                "hllm_bce",
+                logits);
     }
 
     // ---- Optimiser --------------------------------------------------------------------------------------------------
 
     /** out[0] = sqrt(sum of squares) of a contiguous rank-1 tensor, accumulated in double. */
     public void norm(Tensor out, Tensor in) {
-        check(Hllm.hllm_norm(context(), descriptor(out), descriptor(in)), "hllm_norm");
+        done(started(), Hllm.hllm_norm(context(), descriptor(out), descriptor(in)), "hllm_norm", in);
     }
 
     /** in = min(max(in, low), high), in place. */
     public void clamp(Tensor in, float low, float high) {
-        check(Hllm.hllm_clamp(context(), descriptor(in), low, high), "hllm_clamp");
+        done(started(), Hllm.hllm_clamp(context(), descriptor(in), low, high), "hllm_clamp", in);
     }
 
     /**
@@ -398,7 +495,7 @@ public final class Ops {
         hllm_adamw_args.moment1(args, descriptor(call.moment1));
         hllm_adamw_args.moment2(args, descriptor(call.moment2));
         try {
-            check(Hllm.hllm_adamw(context(), args), "hllm_adamw");
+            done(started(), Hllm.hllm_adamw(context(), args), "hllm_adamw", call.parameters);
         } finally {
             Reference.reachabilityFence(call);
         }
@@ -419,7 +516,8 @@ public final class Ops {
      */
     public void topk(
             Tensor scores, Tensor rows, Tensor queries, Tensor table, Tensor excludedOffsets, Tensor excludedRows) {
-        check(
+        done(
+                started(),
                 Hllm.hllm_topk(
                         context(),
                         descriptor(scores),
@@ -428,7 +526,9 @@ public final class Ops {
                         descriptor(table),
                         descriptor(excludedOffsets),
                         descriptor(excludedRows)),
-                "hllm_topk");
+                "hllm_topk",
+                queries,
+                () -> 2 * queries.size(0) * table.elements());
     }
 
     /**
@@ -437,7 +537,8 @@ public final class Ops {
      */
     public void rank(
             Tensor ranks, Tensor queries, Tensor table, Tensor targets, Tensor excludedOffsets, Tensor excludedRows) {
-        check(
+        done(
+                started(),
                 Hllm.hllm_rank(
                         context(),
                         descriptor(ranks),
@@ -446,7 +547,9 @@ public final class Ops {
                         descriptor(targets),
                         descriptor(excludedOffsets),
                         descriptor(excludedRows)),
-                "hllm_rank");
+                "hllm_rank",
+                queries,
+                () -> 2 * queries.size(0) * table.elements());
     }
 
     // ---- Arguments --------------------------------------------------------------------------------------------------
@@ -461,6 +564,21 @@ public final class Ops {
 
     private static int flag(boolean value) {
         return value ? 1 : 0;
+    }
+
+    /**
+     * Checks what a native call returned, and tells the flight recorder of it. As arguments are evaluated from left to
+     * right, the clock was started before the call.
+     *
+     * @param tensor whose shape tells the amount of work
+     */
+    private void done(OperationEvent event, int status, String op, Tensor tensor) {
+        done(event, status, op, tensor, () -> 0);
+    }
+
+    private void done(OperationEvent event, int status, String op, Tensor tensor, LongSupplier flops) {
+        NativeException.check(status, op);
+        event.done(op, context.device(), tensor, flops);
     }
 
     private MemorySegment context() {

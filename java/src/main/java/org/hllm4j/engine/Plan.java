@@ -1,5 +1,6 @@
 package org.hllm4j.engine;
 
+import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import org.hllm4j.bindings.Hllm;
 
@@ -7,12 +8,16 @@ import org.hllm4j.bindings.Hllm;
 public final class Plan implements AutoCloseable {
     private final int queryRows;
     private final int keyRows;
+    private final Context context;
     private final MemorySegment handle;
+    private long pairs;
     private boolean open = true;
 
-    Plan(int queryRows, int keyRows, MemorySegment handle) {
-        this.queryRows = queryRows;
-        this.keyRows = keyRows;
+    Plan(Context context, PlanSpec spec, MemorySegment handle) {
+        this.context = context;
+        queryRows = spec.queryRows();
+        keyRows = spec.keyRows();
+        pairs = spec.pairs();
         this.handle = handle;
     }
 
@@ -24,6 +29,23 @@ public final class Plan implements AutoCloseable {
     /** Tk, the rows of k and v. */
     public int keyRows() {
         return keyRows;
+    }
+
+    /** Pairs of a query row and a key row that it sees: what attention has to compute. */
+    public long pairs() {
+        return pairs;
+    }
+
+    /**
+     * Takes other segments and spans, at most as many of each as at the start, over as many query and key rows. A captured
+     * {@link Graph} sees them.
+     */
+    public void update(PlanSpec spec) {
+        try (Arena arena = Arena.ofConfined()) {
+            NativeException.check(
+                    Hllm.hllm_plan_update(context.handle(), handle, Context.planArgs(arena, spec)), "hllm_plan_update");
+            pairs = spec.pairs();
+        }
     }
 
     /** Frees the plan; a second call does nothing. */

@@ -53,4 +53,18 @@ public record PlanSpec(
         int[] spanOffsets = IntStream.rangeClosed(0, lengths.length).toArray();
         return new PlanSpec(true, rows, rows, begin, lengths, spanOffsets, begin, lengths);
     }
+
+    /** Pairs of a query row and a key row that it sees. */
+    long pairs() {
+        long pairs = 0;
+        for (int s = 0; s < segmentLength.length; s++) {
+            long queries = segmentLength[s];
+            long keys = 0;
+            for (int i = spanOffsets[s]; i < spanOffsets[s + 1]; i++) {
+                keys += spanLength[i];
+            }
+            pairs += queries * keys - (causal ? queries * (queries - 1) / 2 : 0);
+        }
+        return pairs;
+    }
 }

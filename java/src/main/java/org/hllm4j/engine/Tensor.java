@@ -129,6 +129,15 @@ public final class Tensor implements AutoCloseable {
         return new Tensor(context, dtype, newShape.clone(), newStride, buffer, offset, false, null);
     }
 
+    /** View of this one row [1, D] as {@code rows} equal ones, to be read only. */
+    public Tensor repeat(long rows) {
+        if (shape.length != 2 || shape[0] != 1 || rows < 0) {
+            throw new HllmException("cannot repeat " + this + " " + rows + " times: one row [1, D] is expected");
+        }
+        return new Tensor(
+                context, dtype, new long[] {rows, shape[1]}, new long[] {0, stride[1]}, buffer, offset, false, null);
+    }
+
     private Tensor slice(int dim, long begin, long end) {
         if (begin < 0 || begin > end || end > shape[dim]) {
             throw new HllmException("[" + begin + ", " + end + ") is not a range of dimension " + dim + " of " + this);

@@ -46,6 +46,21 @@ public final class Workspace implements AutoCloseable {
         return take(DType.F32, shape);
     }
 
+    /** Like {@link #floats}, in the type that the context's activations have. */
+    public Tensor activations(long... shape) {
+        return take(context.activations(), shape);
+    }
+
+    /** The values of an f32 tensor in the type of activations: the tensor itself where that is f32. */
+    public Tensor activation(Tensor floats) {
+        if (context.activations() == floats.dtype()) {
+            return floats;
+        }
+        Tensor tensor = activations(floats.shape());
+        context.ops().convert(tensor, floats);
+        return tensor;
+    }
+
     /** An i32 tensor of rank 1 with these values, valid until its release. */
     public Tensor ints(int[] values) {
         Tensor tensor = take(DType.I32, values.length);

@@ -1,7 +1,12 @@
 package org.hllm4j.model;
 
+import java.util.ArrayDeque;
+import java.util.Arrays;
+import java.util.Deque;
+import java.util.Iterator;
 import java.util.List;
 import java.util.function.LongConsumer;
+import org.hllm4j.data.Lane;
 import org.hllm4j.data.PackedTokens;
 import org.hllm4j.data.TokenTrie;
 import org.hllm4j.engine.Context;
@@ -9,10 +14,21 @@ import org.hllm4j.engine.DType;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.engine.Workspace;
 
-/** Item vectors of a whole catalogue, over the token trie, in bounded memory. */
+/**
+ * Item vectors of a whole catalogue, over the token trie, in bounded memory.
+ *
+ * <p>Items are sorted by their tokens and cut into chunks of a number of token rows, whatever number of items that is. A
+ * chunk's shared prefixes, the prompt first of all, are computed once and kept as key spans until the chunk is done: the
+ * budget of rows bounds the memory of activations, keys and values whatever the size of the catalogue. What neighbouring
+ * chunks share, at most one text, is computed in both.
+ *
+ * <p>A second thread tokenises (where portions do), sorts and packs a few chunks ahead of the one being computed.
+ */
 public final class CatalogueEncoder {
     /** Rows computed at a time: large enough for full-speed matrix products, small enough for caches and memory. */
     public static final int DEFAULT_ROWS = 4096;
+
+    private static final int AHEAD = 4;
 
     /** Receives the vectors of some items as they come. */
     @FunctionalInterface
@@ -24,38 +40,96 @@ public final class CatalogueEncoder {
         void accept(int[] items, Tensor vectors);
     }
 
+    /**
+     * Some items of a catalogue: all of them, or of a large one as many as fit in memory with their tokens. Prefixes are
+     * shared inside a portion only.
+     *
+     * @param items row numbers in the catalogue
+     * @param tokens token ids of each, cut to the model's max text length
+     */
+    public record Portion(int[] items, int[][] tokens) {}
+
+    /** What is computed at a time. */
+    private record Chunk(int[] items, int[][] tokens, PackedTokens pack) {}
+
     private CatalogueEncoder() {}
 
+    /** {@link #encode(Hllm, Iterator, int, LongConsumer, Sink)} of items whose tokens are all in memory. */
+    public static long encode(Hllm model, int[][] tokens, int maxRows, LongConsumer progress, Sink sink) {
+        int[] items = new int[tokens.length];
+        Arrays.setAll(items, i -> i);
+        return encode(model, List.of(new Portion(items, tokens)).iterator(), maxRows, progress, sink);
+    }
+
     /**
-     * @param tokens token ids of each item, cut to the model's max text length
+     * @param portions asked for one after the other, by another thread
      * @param maxRows token rows computed at a time
      * @param progress told how many items are done; may be null
+     * @param sink called by this thread
      * @return token rows that were computed: fewer than tokens, as shared prefixes are computed once
      */
-    public static long encode(Hllm model, int[][] tokens, int maxRows, LongConsumer progress, Sink sink) {
-        boolean itemToken = model.config().pooling() == Pooling.TOKEN;
-        List<int[]> chunks = TokenTrie.chunks(tokens, itemToken, true, maxRows);
+    public static long encode(Hllm model, Iterator<Portion> portions, int maxRows, LongConsumer progress, Sink sink) {
+        Chunks chunks = new Chunks(portions, model.config().pooling() == Pooling.TOKEN, maxRows);
         long rows = 0;
         long done = 0;
-        try (Workspace workspace = model.context().workspace()) {
-            for (int[] items : chunks) {
-                long mark = workspace.mark();
-                PackedTokens pack = TokenTrie.pack(pick(tokens, items), itemToken, true);
-                try (ItemLlm.Pass pass = model.items().forward(workspace, pack, false)) {
+        try (Workspace workspace = model.context().workspace();
+                Lane<Chunk> packing = new Lane<>("packing")) {
+            while (packing.size() < AHEAD) {
+                packing.add(chunks::next);
+            }
+            for (Chunk chunk = packing.take(); chunk != null; chunk = packing.take()) {
+                packing.add(chunks::next);
+                EmbeddedChunkEvent event = EmbeddedChunkEvent.started();
+                try (ItemLlm.Pass pass = model.items().forward(workspace, chunk.pack, false)) {
                     Tensor vectors =
-                            workspace.floats(items.length, model.config().width());
-                    model.context().ops().gatherRows(vectors, pass.output(), workspace.ints(pack.outputRow()));
-                    sink.accept(items, vectors);
+                            workspace.floats(chunk.items.length, model.config().width());
+                    model.context().ops().gatherRows(vectors, pass.output(), workspace.ints(chunk.pack.outputRow()));
+                    sink.accept(chunk.items, vectors);
                 }
-                workspace.release(mark);
-                rows += pack.rows();
-                done += items.length;
+                workspace.release(0);
+                event.done(chunk.tokens, chunk.pack);
+                rows += chunk.pack.rows();
+                done += chunk.items.length;
                 if (progress != null) {
                     progress.accept(done);
                 }
             }
         }
         return rows;
+    }
+
+    /** Sorts, cuts and packs the portions; called by the packing thread. */
+    private static final class Chunks {
+        private final Iterator<Portion> portions;
+        private final boolean itemToken;
+        private final int maxRows;
+        private final Deque<int[]> cut = new ArrayDeque<>(); // places in the portion, a chunk each
+        private Portion portion;
+
+        Chunks(Iterator<Portion> portions, boolean itemToken, int maxRows) {
+            this.portions = portions;
+            this.itemToken = itemToken;
+            this.maxRows = maxRows;
+        }
+
+        /** The next chunk, or null. */
+        Chunk next() {
+            while (cut.isEmpty()) {
+                if (!portions.hasNext()) {
+                    return null;
+                }
+                portion = portions.next();
+                cut.addAll(TokenTrie.chunks(portion.tokens, itemToken, true, maxRows));
+            }
+            int[] places = cut.remove();
+            int[] items = new int[places.length];
+            int[][] tokens = new int[places.length][];
+            for (int i = 0; i < places.length; i++) {
+                items[i] = portion.items[places[i]];
+                tokens[i] = portion.tokens[places[i]];
+            }
+            return new Chunk(items, tokens, TokenTrie.pack(tokens, itemToken, true));
+        }
     }
 
     /** All item vectors [N, D] on the device, in row order; the caller closes them. */
@@ -74,13 +148,5 @@ public final class CatalogueEncoder {
             table.close();
             throw e;
         }
-    }
-
-    static int[][] pick(int[][] tokens, int[] items) {
-        int[][] picked = new int[items.length][];
-        for (int i = 0; i < items.length; i++) {
-            picked[i] = tokens[items[i]];
-        }
-        return picked;
     }
 }

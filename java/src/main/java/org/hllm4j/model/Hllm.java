@@ -36,7 +36,7 @@ public final class Hllm implements AutoCloseable {
         }
     }
 
-    private static final float ITEM_TOKEN_STD = 0.02f;
+    private static final float TOKEN_STD = 0.02f;
     private static final int CHUNK = 1 << 20; // elements copied at a time
 
     private final HllmConfig config;
@@ -44,13 +44,15 @@ public final class Hllm implements AutoCloseable {
     private final Parameters parameters;
     private final ItemLlm items;
     private final UserLlm users;
+    private final RankingHead ranker; // null without one
 
     /** What is trained: gradients are kept for it. */
-    public record Trained(boolean item, boolean user) {
+    public record Trained(boolean item, boolean user, boolean ranker) {
         public static final Trained NOTHING = new Trained(false, false);
 
-        boolean anything() {
-            return item || user;
+        /** A model without a ranking head. */
+        public Trained(boolean item, boolean user) {
+            this(item, user, false);
         }
     }
 
@@ -61,6 +63,7 @@ public final class Hllm implements AutoCloseable {
         parameters = new Parameters(context, layout(config, trained), storage);
         items = new ItemLlm(context, parameters, config);
         users = new UserLlm(context, parameters, config);
+        ranker = config.fusion() == null ? null : new RankingHead(context, parameters, config);
         parameters.get(LOGIT_SCALE).value().write(new float[] {(float) Math.log(1 / 0.07)});
     }
 
@@ -69,7 +72,10 @@ public final class Hllm implements AutoCloseable {
         Parameters.Layout layout = new Parameters.Layout();
         ItemLlm.declare(layout, config.item(), config.pooling(), trained.item());
         UserLlm.declare(layout, config.user(), trained.user());
-        layout.vector(LOGIT_SCALE, 1, trained.anything());
+        layout.vector(LOGIT_SCALE, 1, trained.item() || trained.user());
+        if (config.fusion() != null) {
+            RankingHead.declare(layout, config.width(), config.fusion(), trained.ranker());
+        }
         return layout;
     }
 
@@ -86,9 +92,13 @@ public final class Hllm implements AutoCloseable {
 
     /** Copies every tensor of an official checkpoint, or of a run, by its own name. */
     public void load(TensorSource source) {
-        for (Parameter parameter : parameters.all()) {
-            copy(parameter, source, parameter.name());
-        }
+        parameters.all().forEach(parameter -> copy(parameter, source, parameter.name()));
+        refresh();
+    }
+
+    /** Copies all but the ranking head, which stays as it is. */
+    public void loadGenerative(TensorSource source) {
+        generative().forEach(parameter -> copy(parameter, source, parameter.name()));
         refresh();
     }
 
@@ -114,8 +124,30 @@ public final class Hllm implements AutoCloseable {
     /** A fresh [ITEM] token, N(0, 0.02). */
     public void randomiseItemToken(long seed) {
         if (config.pooling() == Pooling.TOKEN) {
-            fill(parameters.get(ITEM_TOKEN), seed, 0, ITEM_TOKEN_STD);
+            fill(parameters.get(ITEM_TOKEN), seed, 0, TOKEN_STD);
         }
+    }
+
+    /**
+     * A fresh ranking head: [USER] and matrices N(0, 0.02), norms 1.
+     *
+     * @param rate share of ones among the labels, which every logit starts around
+     */
+    public void randomiseRanker(long seed, double rate) {
+        long stream = 3L << 32;
+        for (Parameter parameter : parameters.all()) {
+            if (parameter.name().equals(RankingHead.BIAS)) {
+                parameter.value().write(new float[] {(float) Math.log(rate / (1 - rate))});
+            } else if (parameter.name().startsWith(RankingHead.PREFIX)) {
+                if (parameter.name().endsWith("norm.weight")) {
+                    context.ops().fill(parameter.value(), 1);
+                } else {
+                    fill(parameter, seed, stream, TOKEN_STD);
+                }
+            }
+            stream++;
+        }
+        refresh();
     }
 
     /** Sets the [ITEM] token [D]. */
@@ -186,6 +218,15 @@ public final class Hllm implements AutoCloseable {
         }
     }
 
+    /**
+     * Whether passes that save keep each layer's input only, and backward runs each layer's forward again: less memory for
+     * more arithmetic, the same bits.
+     */
+    public void recompute(boolean on) {
+        items.recompute(on);
+        users.recompute(on);
+    }
+
     public HllmConfig config() {
         return config;
     }
@@ -206,6 +247,18 @@ public final class Hllm implements AutoCloseable {
         return users;
     }
 
+    /** All parameters but those of a ranking head: what an official checkpoint holds. */
+    public List<Parameter> generative() {
+        return parameters.all().stream()
+                .filter(parameter -> !parameter.name().startsWith(RankingHead.PREFIX))
+                .toList();
+    }
+
+    /** The ranking head, or null where the model has none. */
+    public RankingHead ranker() {
+        return ranker;
+    }
+
     public Parameter logitScale() {
         return parameters.get(LOGIT_SCALE);
     }
@@ -214,12 +267,18 @@ public final class Hllm implements AutoCloseable {
     public void refresh() {
         items.refresh();
         users.refresh();
+        if (ranker != null) {
+            ranker.refresh();
+        }
     }
 
     @Override
     public void close() {
         items.close();
         users.close();
+        if (ranker != null) {
+            ranker.close();
+        }
         parameters.close();
     }
 }

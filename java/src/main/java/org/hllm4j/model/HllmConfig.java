@@ -10,8 +10,15 @@ import org.hllm4j.weights.ModelConfig;
  * @param user the User LLM; its width is the item's
  * @param maxTextLength tokens of an item's text, [ITEM] not counted
  * @param maxHistory events of a user that the User LLM sees
+ * @param fusion of a ranker; null: the model has no ranking head
  */
-public record HllmConfig(ModelConfig item, ModelConfig user, Pooling pooling, int maxTextLength, int maxHistory) {
+public record HllmConfig(
+        ModelConfig item, ModelConfig user, Pooling pooling, int maxTextLength, int maxHistory, Fusion fusion) {
+    /** A model without a ranking head. */
+    public HllmConfig(ModelConfig item, ModelConfig user, Pooling pooling, int maxTextLength, int maxHistory) {
+        this(item, user, pooling, maxTextLength, maxHistory, null);
+    }
+
     public HllmConfig {
         if (item.hiddenSize() != user.hiddenSize()) {
             throw new HllmException("the Item LLM is " + item.hiddenSize() + " wide and the User LLM "
@@ -21,6 +28,11 @@ public record HllmConfig(ModelConfig item, ModelConfig user, Pooling pooling, in
             throw new HllmException(
                     "max text length " + maxTextLength + " and max history " + maxHistory + " must be at least 1");
         }
+    }
+
+    /** The same model with a ranking head. */
+    public HllmConfig withFusion(Fusion ranker) {
+        return new HllmConfig(item, user, pooling, maxTextLength, maxHistory, ranker);
     }
 
     /** D, the width of item and user vectors. */

@@ -140,6 +140,10 @@ public final class ItemLlm implements AutoCloseable {
         return new Packing(context.of(tokens.positions()), context.plan(all), leaves);
     }
 
+    void recompute(boolean on) {
+        transformer.recompute(on);
+    }
+
     void refresh() {
         transformer.refresh();
     }

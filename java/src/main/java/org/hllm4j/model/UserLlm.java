@@ -1,12 +1,14 @@
 package org.hllm4j.model;
 
 import java.util.Arrays;
+import java.util.List;
 import org.hllm4j.HllmException;
 import org.hllm4j.data.PackedTokens;
 import org.hllm4j.engine.Context;
 import org.hllm4j.engine.PlanSpec;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.engine.Workspace;
+import org.hllm4j.nn.KeyValueArena;
 import org.hllm4j.nn.Packing;
 import org.hllm4j.nn.Parameters;
 import org.hllm4j.nn.Transformer;
@@ -18,6 +20,7 @@ public final class UserLlm implements AutoCloseable {
 
     private final Context context;
     private final Transformer transformer;
+    private final int maxHistory;
 
     static void declare(Parameters.Layout layout, ModelConfig config, boolean trainable) {
         Transformer.declare(layout, PREFIX, config, trainable);
@@ -25,7 +28,8 @@ public final class UserLlm implements AutoCloseable {
 
     UserLlm(Context context, Parameters parameters, HllmConfig config) {
         this.context = context;
-        transformer = new Transformer(context, parameters, PREFIX, config.user(), config.maxHistory());
+        maxHistory = config.maxHistory();
+        transformer = new Transformer(context, parameters, PREFIX, config.user(), 2 * maxHistory + 1);
     }
 
     /** One forward pass; close it to free its device index arrays. */
@@ -54,12 +58,7 @@ public final class UserLlm implements AutoCloseable {
      * @param wanted rows of x whose outputs are wanted, ascending; null: all
      */
     public Pass forward(Workspace workspace, Tensor x, int[] lengths, int[] wanted, boolean save) {
-        for (int length : lengths) {
-            if (length > transformer.maxPositions()) {
-                throw new HllmException("a history has " + length + " events, more than the model's max history of "
-                        + transformer.maxPositions());
-            }
-        }
+        check(Arrays.stream(lengths).max().orElse(0));
         int[] positions = PackedTokens.sequences(lengths).positions();
         Pass pass = new Pass(new Packing(
                 context.of(positions),
@@ -67,6 +66,45 @@ public final class UserLlm implements AutoCloseable {
                 wanted == null ? null : tail(positions, wanted)));
         pass.states = transformer.forward(workspace, x, pass.packing, save);
         return pass;
+    }
+
+    /**
+     * @param x vectors [T, D] of the events of the histories and of the branches, in the workspace; overwritten unless
+     *     {@code save}
+     * @param all whether the output has the histories' rows too, [T, D], and not the branches' alone
+     */
+    public Pass forward(Workspace workspace, Tensor x, Branches branches, boolean all, boolean save) {
+        check(branches.longest());
+        Pass pass = new Pass(branches.packing(context, all));
+        pass.states = transformer.forward(workspace, x, pass.packing, save);
+        return pass;
+    }
+
+    /**
+     * New events and branches over histories whose keys and values lie in an arena, where the new ones are added: what was
+     * computed before is not computed again (HLLM section 3.5, caching).
+     *
+     * @param x vectors [T, D] of each history's fresh events, then of its branches, history after history, in the
+     *     workspace; overwritten
+     * @return a pass whose output has the branches of each history, or its last event if it has none
+     */
+    public Pass forward(Workspace workspace, Tensor x, KeyValueArena arena, List<CachedHistory> histories) {
+        for (CachedHistory history : histories) {
+            if (history.rows().length >= transformer.maxPositions()) {
+                throw new HllmException("a cached history has " + history.rows().length
+                        + " events, more than twice the model's max history of " + maxHistory);
+            }
+        }
+        Pass pass = new Pass(CachedHistory.packing(context, arena, histories));
+        pass.states = transformer.forward(workspace, x, pass.packing, false);
+        return pass;
+    }
+
+    private void check(int longest) {
+        if (longest > maxHistory) {
+            throw new HllmException(
+                    "a history has " + longest + " events, more than the model's max history of " + maxHistory);
+        }
     }
 
     /** A wanted event sees its history from the first event to itself. */
@@ -93,6 +131,10 @@ public final class UserLlm implements AutoCloseable {
     /** Adds the gradients of the user side's parameters; returns that of x [T, D], in the workspace. */
     public Tensor backward(Workspace workspace, Pass pass, Tensor doutput) {
         return transformer.backward(workspace, pass.states, doutput);
+    }
+
+    void recompute(boolean on) {
+        transformer.recompute(on);
     }
 
     void refresh() {

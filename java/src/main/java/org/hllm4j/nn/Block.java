@@ -1,5 +1,7 @@
 package org.hllm4j.nn;
 
+import java.util.Objects;
+import java.util.stream.Stream;
 import org.hllm4j.engine.Context;
 import org.hllm4j.engine.Ops;
 import org.hllm4j.engine.Plan;
@@ -15,6 +17,7 @@ import org.hllm4j.weights.ModelConfig;
  */
 final class Block implements AutoCloseable {
     private final Ops ops;
+    private final int layer;
     private final int heads;
     private final int kvHeads;
     private final int headDim;
@@ -22,11 +25,21 @@ final class Block implements AutoCloseable {
     private final RmsNorm inputNorm;
     private final RmsNorm mlpNorm;
     private final Linear qkv;
-    private final Linear q; // views of the rows of qkv: the last layer with a tail computes them apart
+    private final Linear q; // rows of qkv, in the last layer only: with a tail it computes them apart
     private final Linear kv;
     private final Linear out;
     private final Linear gateUp;
     private final Linear down;
+
+    /** What of a forward stays in the workspace. */
+    enum Keep {
+        /** The result, which overwrites x where it has its shape. */
+        NOTHING,
+        /** Input and result. */
+        INPUT,
+        /** Input, result, and what backward needs. */
+        ALL
+    }
 
     /** What backward needs of one forward. Tensors live in the workspace. */
     record Saved(
@@ -67,7 +80,9 @@ final class Block implements AutoCloseable {
                 .matrix(m + "down_proj.weight", d, config.intermediateSize(), trainable);
     }
 
-    Block(Context context, Parameters parameters, String prefix, ModelConfig config) {
+    Block(Context context, Parameters parameters, String prefix, ModelConfig config, int layer) {
+        this.layer = layer;
+        boolean last = layer == config.layers() - 1;
         ops = context.ops();
         heads = config.heads();
         kvHeads = config.kvHeads();
@@ -78,8 +93,8 @@ final class Block implements AutoCloseable {
         Parameter fused = parameters.fused(prefix + "self_attn.q_proj.weight");
         long wide = (long) heads * headDim;
         qkv = new Linear(context, fused);
-        q = new Linear(context, fused.rows(0, wide));
-        kv = new Linear(context, fused.rows(wide, fused.value().size(0)));
+        q = last ? new Linear(context, fused.rows(0, wide)) : null;
+        kv = last ? new Linear(context, fused.rows(wide, fused.value().size(0))) : null;
         out = new Linear(context, parameters.get(prefix + "self_attn.o_proj.weight"));
         gateUp = new Linear(context, parameters.fused(prefix + "mlp.gate_proj.weight"));
         down = new Linear(context, parameters.get(prefix + "mlp.down_proj.weight"));
@@ -88,31 +103,65 @@ final class Block implements AutoCloseable {
     /**
      * Runs the layer on the residual stream x [T, D].
      *
-     * @param save false: x is overwritten in place (without a tail) and nothing is kept
-     * @return the new residual stream, [T, D] or [I, D] with a tail, and what backward needs (null without save)
+     * @return the new residual stream, [T, D] or [I, D] with a tail, and what backward needs (null unless all is kept)
      */
-    Result forward(Workspace workspace, Tensor x, Packing packing, Packing.Tail tail, Tensor ropeTable, boolean save) {
+    Result forward(Workspace workspace, Tensor x, Packing packing, Packing.Tail tail, Tensor ropeTable, Keep keep) {
+        long finished = tail == null ? x.size(0) : tail.rows().size(0);
+        Tensor result = keep == Keep.NOTHING && tail == null ? x : workspace.floats(finished, x.size(1));
+        long mark = workspace.mark();
+        boolean all = keep == Keep.ALL;
+        Tensor middle = all ? workspace.floats(finished, x.size(1)) : result;
+        Saved saved = untilDown(workspace, middle, x, packing, tail, ropeTable, all);
+        if (all) {
+            ops.convert(result, middle);
+        }
+        down.forward(result, saved.activated, true);
+        if (!all) {
+            workspace.release(mark);
+        }
+        return new Result(result, all ? saved : null);
+    }
+
+    record Result(Tensor x, Saved saved) {}
+
+    /** What {@link #forward} would have kept of the same input, for a backward that follows at once. */
+    Saved again(Workspace workspace, Tensor x, Packing packing, Packing.Tail tail, Tensor ropeTable) {
+        Tensor middle = workspace.floats(tail == null ? x.size(0) : tail.rows().size(0), x.size(1));
+        return untilDown(workspace, middle, x, packing, tail, ropeTable, true);
+    }
+
+    /**
+     * All of the layer but its last product.
+     *
+     * @param middle the stream between attention and MLP: overwritten; x itself to add in place
+     */
+    private Saved untilDown(
+            Workspace workspace,
+            Tensor middle,
+            Tensor x,
+            Packing packing,
+            Packing.Tail tail,
+            Tensor ropeTable,
+            boolean saveLse) {
         long rows = x.size(0);
         long d = x.size(1);
-        long finished = tail == null ? rows : tail.rows().size(0);
-        Tensor result = save || tail != null ? workspace.floats(finished, d) : x;
-        long mark = workspace.mark();
-
-        Tensor normed = workspace.floats(rows, d);
-        Tensor rstd = workspace.floats(rows);
-        inputNorm.forward(normed, rstd, x);
+        long finished = middle.size(0);
         long wide = (long) heads * headDim;
         long narrow = (long) kvHeads * headDim;
+
+        Tensor normed = workspace.activations(rows, d);
+        Tensor rstd = workspace.floats(rows);
+        inputNorm.forward(normed, rstd, x);
         Tensor query;
         Tensor keyValue;
         if (tail == null) {
-            Tensor all = workspace.floats(rows, wide + 2 * narrow);
+            Tensor all = workspace.activations(rows, wide + 2 * narrow);
             qkv.forward(all, normed, false);
             query = all.columns(0, wide);
             keyValue = all.columns(wide, wide + 2 * narrow);
         } else {
-            query = workspace.floats(finished, wide);
-            keyValue = workspace.floats(rows, 2 * narrow);
+            query = workspace.activations(finished, wide);
+            keyValue = workspace.activations(rows, 2 * narrow);
             q.forward(query, gathered(workspace, normed, tail), false);
             kv.forward(keyValue, normed, false);
         }
@@ -121,71 +170,70 @@ final class Block implements AutoCloseable {
         Tensor value = keyValue.columns(narrow, 2 * narrow).reshape(rows, kvHeads, headDim);
         ops.rope(query, tail == null ? packing.positions() : tail.positions(), ropeTable, false);
         ops.rope(key, packing.positions(), ropeTable, false);
-        Tensor attended = workspace.floats(finished, wide);
-        Tensor lse = save ? workspace.floats(heads, finished) : null;
+        if (packing.store() != null) {
+            KeyValueArena arena = packing.store().arena();
+            ops.scatterRows(arena.keys(layer), keyValue.columns(0, narrow), packing.store().rows());
+            ops.scatterRows(arena.values(layer), keyValue.columns(narrow, 2 * narrow), packing.store().rows());
+            key = arena.keys(layer).reshape(arena.rows(), kvHeads, headDim);
+            value = arena.values(layer).reshape(arena.rows(), kvHeads, headDim);
+        }
+        Tensor attended = workspace.activations(finished, wide);
+        Tensor lse = saveLse ? workspace.floats(heads, finished) : null;
         ops.attentionForward(
                 attended.reshape(finished, heads, headDim), lse, query, key, value, plan(packing, tail), scale());
 
-        Tensor middle = save ? workspace.floats(finished, d) : result;
         if (tail != null) {
             ops.gatherRows(middle, x, tail.rows());
-        } else if (save) {
+        } else if (middle != x) {
             ops.convert(middle, x);
         }
         out.forward(middle, attended, true);
 
-        Tensor mlpNormed = workspace.floats(finished, d);
+        Tensor mlpNormed = workspace.activations(finished, d);
         Tensor mlpRstd = workspace.floats(finished);
         mlpNorm.forward(mlpNormed, mlpRstd, middle);
-        Tensor gu = workspace.floats(finished, 2L * intermediate);
+        Tensor gu = workspace.activations(finished, 2L * intermediate);
         gateUp.forward(gu, mlpNormed, false);
-        Tensor activated = workspace.floats(finished, intermediate);
+        Tensor activated = workspace.activations(finished, intermediate);
         ops.swigluForward(activated, gu);
-        if (save) {
-            ops.convert(result, middle);
-        }
-        down.forward(result, activated, true);
-        if (!save) {
-            workspace.release(mark);
-            return new Result(result, null);
-        }
-        return new Result(
-                result,
-                new Saved(
-                        x, normed, rstd, query, key, value, attended, lse, middle, mlpNormed, mlpRstd, gu, activated));
+        return new Saved(x, normed, rstd, query, key, value, attended, lse, middle, mlpNormed, mlpRstd, gu, activated);
     }
-
-    record Result(Tensor x, Saved saved) {}
 
     /**
      * The way back.
      *
+     * @param dx gradient of the layer's input [T, D]: overwritten; d itself without a tail
      * @param d gradient of the layer's result, [T, D] or [I, D] with a tail; overwritten
-     * @return gradient of its input [T, D]: d itself without a tail
      */
-    Tensor backward(Workspace workspace, Tensor d, Saved saved, Packing packing, Packing.Tail tail, Tensor ropeTable) {
+    void backward(
+            Workspace workspace,
+            Tensor dx,
+            Tensor d,
+            Saved saved,
+            Packing packing,
+            Packing.Tail tail,
+            Tensor ropeTable) {
         long rows = saved.x.size(0);
         long width = saved.x.size(1);
         long finished = d.size(0);
-        Tensor dx = tail == null ? d : workspace.floats(rows, width);
         long mark = workspace.mark();
 
-        Tensor dactivated = workspace.floats(finished, intermediate);
-        down.backward(dactivated, d, saved.activated, false);
-        Tensor dgateUp = workspace.floats(finished, 2L * intermediate);
+        Tensor dactivated = workspace.activations(finished, intermediate);
+        down.backward(dactivated, workspace.activation(d), saved.activated, false);
+        Tensor dgateUp = workspace.activations(finished, 2L * intermediate);
         ops.swigluBackward(dgateUp, dactivated, saved.gateUp);
-        Tensor dnormed = workspace.floats(finished, width);
+        Tensor dnormed = workspace.activations(finished, width);
         gateUp.backward(dnormed, dgateUp, saved.mlpNormed, false);
         mlpNorm.backward(d, dnormed, saved.mlpRstd, saved.middle, true);
         workspace.release(mark);
 
         long wide = (long) heads * headDim;
         long narrow = (long) kvHeads * headDim;
-        Tensor dattended = workspace.floats(finished, wide);
-        out.backward(dattended, d, saved.attended, false);
-        Tensor dqkv = tail == null ? workspace.floats(rows, wide + 2 * narrow) : null;
-        Tensor dq = tail == null ? dqkv.columns(0, wide) : workspace.floats(finished, wide);
-        Tensor dkv = tail == null ? dqkv.columns(wide, wide + 2 * narrow) : workspace.floats(rows, 2 * narrow);
+        Tensor dattended = workspace.activations(finished, wide);
+        out.backward(dattended, workspace.activation(d), saved.attended, false);
+        Tensor dqkv = tail == null ? workspace.activations(rows, wide + 2 * narrow) : null;
+        Tensor dq = tail == null ? dqkv.columns(0, wide) : workspace.activations(finished, wide);
+        Tensor dkv = tail == null ? dqkv.columns(wide, wide + 2 * narrow) : workspace.activations(rows, 2 * narrow);
         Tensor dquery = dq.reshape(finished, heads, headDim);
         Tensor dkey = dkv.columns(0, narrow).reshape(rows, kvHeads, headDim);
         ops.attentionBackward(
@@ -202,11 +250,12 @@ final class Block implements AutoCloseable {
                 scale());
         ops.rope(dquery, tail == null ? packing.positions() : tail.positions(), ropeTable, true);
         ops.rope(dkey, packing.positions(), ropeTable, true);
-        Tensor dinput = workspace.floats(rows, width);
         if (tail == null) {
+            Tensor dinput = workspace.activations(rows, width);
             qkv.backward(dinput, dqkv, saved.normed, false);
             inputNorm.backward(dx, dinput, saved.rstd, saved.x, true);
         } else {
+            Tensor dinput = workspace.floats(rows, width); // float32, as rows are added
             kv.backward(dinput, dkv, saved.normed, false);
             Tensor dtail = workspace.floats(finished, width);
             q.backward(dtail, dq, gathered(workspace, saved.normed, tail), false);
@@ -215,11 +264,10 @@ final class Block implements AutoCloseable {
             ops.scatterAddRows(dx, d, tail.rows());
         }
         workspace.release(mark);
-        return dx;
     }
 
     private Tensor gathered(Workspace workspace, Tensor in, Packing.Tail tail) {
-        Tensor out = workspace.floats(tail.rows().size(0), in.size(1));
+        Tensor out = workspace.activations(tail.rows().size(0), in.size(1));
         ops.gatherRows(out, in, tail.rows());
         return out;
     }
@@ -233,15 +281,15 @@ final class Block implements AutoCloseable {
     }
 
     void refresh() {
-        for (Linear linear : new Linear[] {qkv, q, kv, out, gateUp, down}) {
-            linear.refresh();
-        }
+        linears().forEach(Linear::refresh);
     }
 
     @Override
     public void close() {
-        for (Linear linear : new Linear[] {qkv, q, kv, out, gateUp, down}) {
-            linear.close();
-        }
+        linears().forEach(Linear::close);
+    }
+
+    private Stream<Linear> linears() {
+        return Stream.of(qkv, q, kv, out, gateUp, down).filter(Objects::nonNull);
     }
 }

@@ -6,21 +6,27 @@ import org.hllm4j.engine.Ops;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.engine.Weight;
 
-/** y = x w^T for a weight [N, K]. */
+/** y = x w^T for a weight [N, K]. A frozen weight is packed at its first use: a second copy, which the kernels read faster. */
 public final class Linear implements AutoCloseable {
     private final Ops ops;
     private final Parameter parameter;
     private final Weight weight;
+    private boolean packed;
 
     public Linear(Context context, Parameter parameter) {
         this.ops = context.ops();
         this.parameter = parameter;
-        this.weight =
-                context.weight(parameter.value(), parameter.value().dtype() == DType.BF16 ? DType.BF16 : DType.F32);
+        // With bf16 activations, a bf16 copy of the float32 master weights, taken again by refresh.
+        boolean narrow = parameter.value().dtype() == DType.BF16 || context.activations() == DType.BF16;
+        this.weight = context.weight(parameter.value(), narrow ? DType.BF16 : DType.F32);
     }
 
     /** y [T, N] = x [T, K] w^T, or y += when {@code accumulate}. */
     public void forward(Tensor y, Tensor x, boolean accumulate) {
+        if (!packed && !parameter.trainable()) {
+            weight.pack();
+            packed = true;
+        }
         ops.linearForward(y, x, weight, accumulate);
     }
 

@@ -11,8 +11,20 @@ import org.hllm4j.engine.Tensor;
  * @param positions i32 [T] place of each token in its sequence
  * @param plan which tokens see which
  * @param tail the tokens whose last hidden state is wanted; null: all of them
+ * @param store where the tokens' keys and values go, and the plans find them with those of earlier batches; null: the keys
+ *     are the tokens' own. For inference only
  */
-public record Packing(Tensor positions, Plan plan, Tail tail) implements AutoCloseable {
+public record Packing(Tensor positions, Plan plan, Tail tail, Store store) implements AutoCloseable {
+    public Packing(Tensor positions, Plan plan, Tail tail) {
+        this(positions, plan, tail, null);
+    }
+
+    /**
+     * @param arena whose rows are the plans' key rows; not owned
+     * @param rows i32 [T] the arena row of each token, all distinct
+     */
+    public record Store(KeyValueArena arena, Tensor rows) {}
+
     /**
      * The last layer for I of the T tokens only: queries, output projection and MLP at those, keys and values for all.
      *
@@ -28,6 +40,18 @@ public record Packing(Tensor positions, Plan plan, Tail tail) implements AutoClo
          */
         public static Tail of(
                 Context context, int[] allPositions, int[] rows, int[] spanOffsets, int[] spanBegin, int[] spanLength) {
+            return of(context, allPositions, rows, allPositions.length, spanOffsets, spanBegin, spanLength);
+        }
+
+        /** @param keyRows rows of k and v that the spans point into */
+        public static Tail of(
+                Context context,
+                int[] allPositions,
+                int[] rows,
+                int keyRows,
+                int[] spanOffsets,
+                int[] spanBegin,
+                int[] spanLength) {
             int[] begin = new int[rows.length];
             int[] length = new int[rows.length];
             int[] positions = new int[rows.length];
@@ -37,7 +61,7 @@ public record Packing(Tensor positions, Plan plan, Tail tail) implements AutoClo
                 positions[i] = allPositions[rows[i]];
             }
             PlanSpec spec = new PlanSpec(
-                    true, rows.length, allPositions.length, begin, length, spanOffsets, spanBegin, spanLength);
+                    true, rows.length, keyRows, begin, length, spanOffsets, spanBegin, spanLength);
             return new Tail(context.of(rows), context.of(positions), context.plan(spec));
         }
     }
@@ -54,6 +78,9 @@ public record Packing(Tensor positions, Plan plan, Tail tail) implements AutoClo
             tail.rows.close();
             tail.positions.close();
             tail.plan.close();
+        }
+        if (store != null) {
+            store.rows.close();
         }
     }
 }

@@ -65,6 +65,14 @@ public final class Parameters implements AutoCloseable {
             return elements(false);
         }
 
+        /** Elements of the matrices. */
+        public long matrixElements() {
+            return groups.stream()
+                    .filter(Group::matrix)
+                    .mapToLong(Group::elements)
+                    .sum();
+        }
+
         private long elements(boolean trainable) {
             long sum = 0;
             for (Group group : groups) {

@@ -20,6 +20,7 @@ public final class Transformer implements AutoCloseable {
     private final List<Block> blocks = new ArrayList<>();
     private final RmsNorm norm;
     private final Tensor ropeTable;
+    private boolean recompute;
 
     /** Declares the parameters below {@code prefix} ("item_llm.model."), word embeddings excepted. */
     public static void declare(Parameters.Layout layout, String prefix, ModelConfig config, boolean trainable) {
@@ -39,7 +40,7 @@ public final class Transformer implements AutoCloseable {
                 maxPositions,
                 config.headDim());
         for (int i = 0; i < config.layers(); i++) {
-            blocks.add(new Block(context, parameters, prefix + "layers." + i + ".", config));
+            blocks.add(new Block(context, parameters, prefix + "layers." + i + ".", config, i));
         }
         norm = new RmsNorm(ops, parameters.get(prefix + "norm.weight"), config.rmsNormEps());
     }
@@ -47,7 +48,8 @@ public final class Transformer implements AutoCloseable {
     /** One forward pass. {@code output} [T, D], or [I, D] with a tail, is after the final norm. */
     public static final class Pass {
         private final Packing packing;
-        private final List<Block.Saved> saved = new ArrayList<>();
+        private final List<Tensor> inputs = new ArrayList<>(); // of each layer
+        private final List<Block.Saved> saved = new ArrayList<>(); // of each layer, unless it will be recomputed
         private Tensor last;
         private Tensor rstd;
         private Tensor output;
@@ -62,6 +64,14 @@ public final class Transformer implements AutoCloseable {
     }
 
     /**
+     * Whether a forward that saves keeps the input of each layer only, and backward runs each layer's forward again: less
+     * memory for more arithmetic, the same bits.
+     */
+    public void recompute(boolean on) {
+        recompute = on;
+    }
+
+    /**
      * @param x input vectors [T, D] in the workspace; overwritten unless {@code save}
      * @param save whether {@link #backward} will follow: its tensors stay in the workspace until the caller releases them
      */
@@ -70,12 +80,17 @@ public final class Transformer implements AutoCloseable {
             throw new HllmException("transformer input is [" + x.size(0) + "," + x.size(1) + "], expected ["
                     + packing.rows() + "," + width + "]");
         }
+        if (save && packing.store() != null) {
+            throw new IllegalArgumentException("keys and values in an arena have no backward pass");
+        }
         Pass pass = new Pass(packing);
         Tensor stream = x;
+        Block.Keep keep = !save ? Block.Keep.NOTHING : recompute ? Block.Keep.INPUT : Block.Keep.ALL;
         for (int i = 0; i < blocks.size(); i++) {
-            Block.Result result = blocks.get(i).forward(workspace, stream, packing, tail(packing, i), ropeTable, save);
+            pass.inputs.add(stream);
+            Block.Result result = blocks.get(i).forward(workspace, stream, packing, tail(packing, i), ropeTable, keep);
             stream = result.x();
-            if (save) {
+            if (keep == Block.Keep.ALL) {
                 pass.saved.add(result.saved());
             }
         }
@@ -96,7 +111,16 @@ public final class Transformer implements AutoCloseable {
         Tensor d = workspace.floats(pass.last.size(0), width);
         norm.backward(d, doutput, pass.rstd, pass.last, false);
         for (int i = blocks.size() - 1; i >= 0; i--) {
-            d = blocks.get(i).backward(workspace, d, pass.saved.get(i), pass.packing, tail(pass.packing, i), ropeTable);
+            Block block = blocks.get(i);
+            Tensor x = pass.inputs.get(i);
+            Packing.Tail tail = tail(pass.packing, i);
+            Tensor dx = tail == null ? d : workspace.floats(x.size(0), width);
+            long mark = workspace.mark();
+            Block.Saved saved =
+                    pass.saved.isEmpty() ? block.again(workspace, x, pass.packing, tail, ropeTable) : pass.saved.get(i);
+            block.backward(workspace, dx, d, saved, pass.packing, tail, ropeTable);
+            workspace.release(mark);
+            d = dx;
         }
         return d;
     }

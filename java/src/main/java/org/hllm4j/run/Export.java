@@ -11,6 +11,7 @@ import org.hllm4j.model.Hllm;
 import org.hllm4j.nn.Parameter;
 import org.hllm4j.weights.Npy;
 import org.hllm4j.weights.PendingFile;
+import org.hllm4j.weights.RowFile;
 import org.hllm4j.weights.SafetensorsWriter;
 import org.hllm4j.weights.StoredType;
 import org.hllm4j.weights.TensorInfo;
@@ -36,11 +37,11 @@ public final class Export {
      */
     public static void officialCheckpoint(Hllm model, Path file) {
         List<TensorInfo> infos = new ArrayList<>();
-        for (Parameter parameter : model.parameters().all()) {
+        for (Parameter parameter : model.generative()) {
             infos.add(new TensorInfo(parameter.name(), StoredType.F32, officialShape(model, parameter)));
         }
         try (TorchCheckpointWriter writer = TorchCheckpointWriter.create(file, infos)) {
-            for (Parameter parameter : model.parameters().all()) {
+            for (Parameter parameter : model.generative()) {
                 RunFolder.append(writer, parameter.name(), parameter.value());
             }
         }
@@ -62,7 +63,7 @@ public final class Export {
             Map<String, String> metadata) {
         RunFolder.create(folder);
         TensorInfo info = new TensorInfo(name, StoredType.F32, new long[] {ids.size(), width});
-        try (Npy.Writer npy = Npy.create(folder.resolve(name + ".npy"), ids.size(), width);
+        try (RowFile npy = Npy.create(folder.resolve(name + ".npy"), ids.size(), width);
                 SafetensorsWriter tensors =
                         SafetensorsWriter.create(folder.resolve(name + ".safetensors"), List.of(info), metadata)) {
             long row = 0;

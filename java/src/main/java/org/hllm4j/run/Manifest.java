@@ -12,6 +12,7 @@ import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
 import org.hllm4j.HllmException;
+import org.hllm4j.model.Fusion;
 import org.hllm4j.model.Pooling;
 
 /**
@@ -23,6 +24,7 @@ import org.hllm4j.model.Pooling;
  * @param pooling how item vectors are made
  * @param maxTextLength tokens of an item's text
  * @param maxHistory events that the User LLM sees
+ * @param fusion of a ranker; null: the model has no ranking head
  * @param textKeys columns of items.csv that make an item's text
  * @param items number of items the model was trained on
  * @param sha256 hash of each file of the model folder, and of "prompt" and "ids"
@@ -37,6 +39,7 @@ public record Manifest(
         Pooling pooling,
         int maxTextLength,
         int maxHistory,
+        Fusion fusion,
         List<String> textKeys,
         int items,
         Map<String, String> sha256,

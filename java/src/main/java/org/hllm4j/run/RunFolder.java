@@ -13,12 +13,14 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import java.util.TreeMap;
+import java.util.function.Consumer;
 import java.util.stream.Stream;
 import org.hllm4j.HllmException;
 import org.hllm4j.data.Catalogue;
 import org.hllm4j.engine.Context;
 import org.hllm4j.engine.DType;
 import org.hllm4j.engine.Tensor;
+import org.hllm4j.model.Fusion;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.model.HllmConfig;
 import org.hllm4j.nn.Parameter;
@@ -39,7 +41,7 @@ import org.hllm4j.weights.TensorWriter;
  * manifest.json            see {@link Manifest}; names the model folder
  * model-STEP/item/         the Item LLM as a Hugging Face folder, with the tokenizer
  * model-STEP/user/         the User LLM likewise (one unused word embedding, as its inputs are vectors)
- * model-STEP/hllm.safetensors        [ITEM] token and logit scale
+ * model-STEP/hllm.safetensors        [ITEM] token and logit scale; a ranker's head and [USER] token
  * items.safetensors        the catalogue's item vectors, with the hashes of model and ids that they belong to
  * checkpoint-STEP.safetensors        state of an unfinished training
  * </pre>
@@ -134,6 +136,7 @@ public final class RunFolder {
                 config.pooling(),
                 config.maxTextLength(),
                 config.maxHistory(),
+                config.fusion(),
                 description.textKeys(),
                 description.catalogue().size(),
                 sha256,
@@ -210,6 +213,31 @@ public final class RunFolder {
 
     /** Loads the run's model; its files must be those of the manifest. The caller closes it. */
     public Hllm load(Context context, DType storage) {
+        Hllm model = new Hllm(context, config(), Hllm.Trained.NOTHING, storage);
+        return filled(model, model::load);
+    }
+
+    /** Loads the run's two sides into a model that has a ranking head to be trained. The caller closes it. */
+    public Hllm loadForRanking(Context context, Fusion fusion, Hllm.Trained trained) {
+        Hllm model = new Hllm(context, config().withFusion(fusion), trained, DType.F32);
+        return filled(model, model::loadGenerative);
+    }
+
+    private Hllm filled(Hllm model, Consumer<TensorSource> load) {
+        Path folder = modelFolder(manifest());
+        try (Safetensors item = Safetensors.open(folder.resolve("item/model.safetensors"));
+                Safetensors user = Safetensors.open(folder.resolve("user/model.safetensors"));
+                Safetensors rest = Safetensors.open(folder.resolve("hllm.safetensors"))) {
+            load.accept(new RunTensors(path.toString(), item, user, rest));
+            return model;
+        } catch (RuntimeException e) {
+            model.close();
+            throw e;
+        }
+    }
+
+    /** Shape of the run's model, whose files must be those of the manifest. */
+    public HllmConfig config() {
         Manifest manifest = manifest();
         Path folder = modelFolder(manifest);
         manifest.sha256().forEach((name, expected) -> {
@@ -222,22 +250,13 @@ public final class RunFolder {
                         + ": it is not the file that manifest.json describes. Train again, or restore the folder");
             }
         });
-        HllmConfig config = new HllmConfig(
+        return new HllmConfig(
                 config(folder.resolve("item")),
                 config(folder.resolve("user")),
                 manifest.pooling(),
                 manifest.maxTextLength(),
-                manifest.maxHistory());
-        Hllm model = new Hllm(context, config, Hllm.Trained.NOTHING, storage);
-        try (Safetensors item = Safetensors.open(folder.resolve("item/model.safetensors"));
-                Safetensors user = Safetensors.open(folder.resolve("user/model.safetensors"));
-                Safetensors rest = Safetensors.open(folder.resolve("hllm.safetensors"))) {
-            model.load(new RunTensors(path.toString(), item, user, rest));
-            return model;
-        } catch (RuntimeException e) {
-            model.close();
-            throw e;
-        }
+                manifest.maxHistory(),
+                manifest.fusion());
     }
 
     private static ModelConfig config(Path folder) {

@@ -18,6 +18,7 @@ import org.hllm4j.data.Interactions;
 import org.hllm4j.data.MissingText;
 import org.hllm4j.engine.Context;
 import org.hllm4j.engine.DType;
+import org.hllm4j.model.Fusion;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.model.HllmConfig;
 import org.hllm4j.model.Pooling;
@@ -64,7 +65,12 @@ public record Start(
     public enum Freeze {
         NONE,
         ITEM,
-        USER
+        USER,
+        BOTH;
+
+        Hllm.Trained trained(boolean ranker) {
+            return new Hllm.Trained(this == NONE || this == USER, this == NONE || this == ITEM, ranker);
+        }
     }
 
     /** Both sides from one model, everything trained: the paper's setting with histories of 50. */
@@ -138,7 +144,7 @@ public record Start(
     }
 
     public Hllm.Trained trained() {
-        return new Hllm.Trained(freeze != Freeze.ITEM, freeze != Freeze.USER);
+        return freeze.trained(false);
     }
 
     /** The model with its start weights; the caller closes it. */
@@ -151,8 +157,16 @@ public record Start(
         return model(context, Hllm.Trained.NOTHING, storage);
     }
 
+    /** The model with a ranking head, which is zero yet; the caller closes it. */
+    Hllm ranker(Context context, Fusion fusion) {
+        return filled(new Hllm(context, config().withFusion(fusion), freeze.trained(true), DType.F32));
+    }
+
     private Hllm model(Context context, Hllm.Trained trained, DType storage) {
-        Hllm model = new Hllm(context, config(), trained, storage);
+        return filled(new Hllm(context, config(), trained, storage));
+    }
+
+    private Hllm filled(Hllm model) {
         try {
             fill(model, Hllm.Side.ITEM, itemLlm, itemInit);
             fill(model, Hllm.Side.USER, userLlm, userInit);
@@ -184,8 +198,12 @@ public record Start(
 
     /** Reads both tables and tokenises the items. */
     public Dataset dataset(Path items, Path interactions, MissingText missing, LongConsumer progress) {
-        Catalogue catalogue = Catalogue.read(items, textKeys);
-        Interactions log = Interactions.read(interactions, catalogue, missing);
+        Interactions log = Interactions.read(interactions, Catalogue.read(items, textKeys), missing);
+        return dataset(log, progress);
+    }
+
+    /** Tokenises the items of a log. */
+    public Dataset dataset(Interactions log, LongConsumer progress) {
         return new Dataset(
                 log.catalogue(),
                 log,

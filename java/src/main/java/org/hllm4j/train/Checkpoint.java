@@ -10,7 +10,6 @@ import java.util.List;
 import java.util.Map;
 import java.util.stream.Stream;
 import org.hllm4j.HllmException;
-import org.hllm4j.engine.Context;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.run.RunFolder;
@@ -24,24 +23,24 @@ import org.hllm4j.weights.TensorInfo;
  * under its name when it is complete; the newest two are kept.
  *
  * @param step steps done
- * @param bestNdcg best validation NDCG@200 so far, -1 before the first validation
+ * @param best best value of the validation so far, -1 before the first validation
  * @param bestEpoch of it
  * @param options hash of what the run must have in common with its continuation
- * @param environment what bit-equality depends on beside that: native library, instruction set, BLIS
+ * @param environment what bit-equality depends on beside that: native library, instruction set, BLIS, card
  */
-record Checkpoint(long step, double bestNdcg, int bestEpoch, String options, String environment) {
+record Checkpoint(long step, double best, int bestEpoch, String options, String environment) {
     /** A training's state before its first step. */
-    static Checkpoint start(String options) {
-        return new Checkpoint(0, -1, 0, options, Context.buildInfo());
+    static Checkpoint start(String options, String environment) {
+        return new Checkpoint(0, -1, 0, options, environment);
     }
 
-    /** After one more step, here. */
-    Checkpoint next() {
-        return new Checkpoint(step + 1, bestNdcg, bestEpoch, options, Context.buildInfo());
+    /** After one more step, in this environment. */
+    Checkpoint next(String environment) {
+        return new Checkpoint(step + 1, best, bestEpoch, options, environment);
     }
 
-    Checkpoint withBest(double ndcg, int epoch) {
-        return new Checkpoint(step, ndcg, epoch, options, environment);
+    Checkpoint withBest(double value, int epoch) {
+        return new Checkpoint(step, value, epoch, options, environment);
     }
 
     private static final int KEPT = 2;
@@ -61,7 +60,7 @@ record Checkpoint(long step, double bestNdcg, int bestEpoch, String options, Str
         tensors(model, optimizer).forEach((name, t) -> infos.add(new TensorInfo(name, StoredType.F32, t.shape())));
         Map<String, String> meta = Map.of(
                 "step", Long.toString(step),
-                "best_ndcg", Double.toString(bestNdcg),
+                "best", Double.toString(best),
                 "best_epoch", Integer.toString(bestEpoch),
                 "options", options,
                 "environment", environment);
@@ -94,7 +93,7 @@ record Checkpoint(long step, double bestNdcg, int bestEpoch, String options, Str
             model.refresh();
             return new Checkpoint(
                     step,
-                    Double.parseDouble(meta.get("best_ndcg")),
+                    Double.parseDouble(meta.get("best")),
                     Integer.parseInt(meta.get("best_epoch")),
                     options,
                     meta.get("environment"));

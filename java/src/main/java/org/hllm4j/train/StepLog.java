@@ -14,6 +14,6 @@ public record StepLog(
         long steps,
         int epoch,
         double lr,
-        GenerativeStep.Result result,
+        StepResult result,
         double gradientNorm,
         double seconds) {}

@@ -17,7 +17,6 @@ import org.hllm4j.HllmException;
 /** The steps of a run twice: {@code steps.jsonl} for programs, and events for TensorBoard. */
 final class StepLogFile implements AutoCloseable {
     private static final ObjectMapper JSON = new ObjectMapper();
-    private static final int[] TOP = {1, 5, 10, 50, 100};
 
     private final Path file;
     private final Writer lines;
@@ -53,13 +52,8 @@ final class StepLogFile implements AutoCloseable {
     }
 
     void step(StepLog log) {
-        GenerativeStep.Result result = log.result();
-        Map<String, Object> scalars = new LinkedHashMap<>();
-        scalars.put("loss", result.loss());
-        scalars.put("nce_samples", result.nceSamples());
-        for (int i = 0; i < TOP.length; i++) {
-            scalars.put("nce_top" + TOP[i] + "_acc", result.topK()[i]);
-        }
+        StepResult result = log.result();
+        Map<String, Object> scalars = new LinkedHashMap<>(result.scalars());
         scalars.put("gradient_norm", log.gradientNorm());
         scalars.put("lr", log.lr());
         scalars.put("tokens_per_second", result.tokens() / log.seconds());

@@ -17,7 +17,7 @@ public interface TrainListener {
 
     default void step(StepLog log) {}
 
-    /** A long part of the work that is not a step: "frozen items", "validation items", "validation users". */
+    /** A long part of the work that is not a step, such as "frozen items" or "validation users"; its last word counts. */
     default void progress(String what, long done, long total) {}
 
     /** @param best whether this model is the best so far, and saved */

@@ -3,20 +3,14 @@ package org.hllm4j.train;
 import java.nio.charset.StandardCharsets;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
-import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
 import org.hllm4j.HllmException;
 import org.hllm4j.data.Batch;
 import org.hllm4j.data.Batches;
 import org.hllm4j.data.Dataset;
-import org.hllm4j.data.Sequences;
-import org.hllm4j.data.Split;
-import org.hllm4j.data.TrainingSequence;
 import org.hllm4j.engine.Context;
 import org.hllm4j.engine.Tensor;
-import org.hllm4j.eval.Evaluator;
-import org.hllm4j.eval.RankingMetrics;
 import org.hllm4j.model.CatalogueEncoder;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.run.Hashes;
@@ -24,17 +18,15 @@ import org.hllm4j.run.Origin;
 import org.hllm4j.run.RunFolder;
 
 /**
- * Generative training (HLLM section 3.2): batches of user sequences, InfoNCE, AdamW, the validation after each epoch; the
- * best model by NDCG@200 becomes the run folder's. Interrupted at any moment, it loses at most the work since the last
- * checkpoint, and continues with the same numbers.
+ * Training: batches of user sequences, the objective's loss (InfoNCE, HLLM section 3.2, or a ranker's, section 3.3), AdamW,
+ * the validation after each epoch; the best model by NDCG@200 (a ranker's: by AUC) becomes the run folder's. Interrupted at
+ * any moment, it loses at most the work since the last checkpoint, and continues with the same numbers.
  */
 public final class Trainer {
-    /** Validation metric by which models are compared. */
-    private static final String CRITERION = "ndcg@200";
-
     private final Hllm model;
     private final Dataset data;
     private final TrainOptions options;
+    private final Objective objective;
     private final RunFolder run;
     private final Origin origin;
     private final TrainListener listener;
@@ -48,10 +40,17 @@ public final class Trainer {
     public record Summary(boolean finished, long steps, int bestEpoch, Map<String, Double> validation) {}
 
     private Trainer(
-            Hllm model, Dataset data, TrainOptions options, RunFolder run, Origin origin, TrainListener listener) {
+            Hllm model,
+            Dataset data,
+            TrainOptions options,
+            Objective objective,
+            RunFolder run,
+            Origin origin,
+            TrainListener listener) {
         this.model = model;
         this.data = data;
         this.options = options;
+        this.objective = objective;
         this.run = run;
         this.origin = origin;
         this.listener = listener;
@@ -64,25 +63,30 @@ public final class Trainer {
      */
     public static Summary fit(
             Hllm model, Dataset data, TrainOptions options, RunFolder run, Origin origin, TrainListener listener) {
-        return new Trainer(model, data, options, run, origin, listener).fit();
+        Objective next = new GenerativeObjective(model, data, options);
+        return new Trainer(model, data, options, next, run, origin, listener).fit();
+    }
+
+    /**
+     * Trains a model's ranking head, and what else of it is trained, in the same way.
+     *
+     * @param data its log was read with the column of the label rule
+     */
+    public static Summary fitRanker(
+            Hllm model,
+            Dataset data,
+            TrainOptions options,
+            RankingOptions ranking,
+            RunFolder run,
+            Origin origin,
+            TrainListener listener) {
+        Objective liked = new RankingObjective(model, data, options, ranking);
+        return new Trainer(model, data, options, liked, run, origin, listener).fit();
     }
 
     /** Steps that these options make of this data. */
     public static long steps(Dataset data, TrainOptions options, int maxHistory) {
-        return total(batches(data, options, maxHistory), options);
-    }
-
-    private static Batches batches(Dataset data, TrainOptions options, int maxHistory) {
-        List<TrainingSequence> sequences = Sequences.training(data.interactions(), maxHistory, options.splitLong());
-        if (sequences.isEmpty()) {
-            throw new HllmException(
-                    "there is nothing to train on: no user has 2 training events (the last 2 of 3 or more "
-                            + "events are held out)");
-        }
-        return new Batches(
-                sequences,
-                data.catalogue().size(),
-                new Batches.Settings(options.batchUsers(), maxHistory, options.negatives(), options.seed()));
+        return total(GenerativeObjective.batches(data, options, maxHistory), options);
     }
 
     private static long total(Batches batches, TrainOptions options) {
@@ -91,10 +95,11 @@ public final class Trainer {
     }
 
     private Summary fit() {
-        if (!model.logitScale().trainable()) {
+        if (model.parameters().values() == null) {
             throw new HllmException("both sides are frozen: there is nothing to train");
         }
-        Batches batches = batches(data, options, model.config().maxHistory());
+        model.recompute(options.recompute());
+        Batches batches = objective.batches();
         long perEpoch = batches.batchesPerEpoch();
         long total = total(batches, options);
         CosineSchedule schedule = new CosineSchedule(options.lr(), total * options.warmup(), total);
@@ -103,17 +108,17 @@ public final class Trainer {
         try (AdamWOptimizer optimizer =
                         new AdamWOptimizer(model, (float) options.weightDecay(), (float) options.clip());
                 Tensor frozen = itemsFrozen ? encode("frozen items") : null) {
+            String environment = model.context().environment();
             Checkpoint state = Checkpoint.restore(run, model, optimizer, fingerprint());
             if (state == null) {
-                state = Checkpoint.start(fingerprint());
+                state = Checkpoint.start(fingerprint(), environment);
             } else {
                 listener.resumed(
-                        state.step(), state.environment().equals(Context.buildInfo()) ? null : state.environment());
+                        state.step(), state.environment().equals(environment) ? null : state.environment());
             }
             Map<String, Double> best =
                     state.bestEpoch() > 0 ? run.manifest().metrics().get("validation") : Map.of();
-            try (GenerativeStep step = new GenerativeStep(
-                            model, data.tokens(), options.maxRows(), (float) options.threshold(), frozen);
+            try (Objective.Step step = objective.step(frozen);
                     StepLogFile log = new StepLogFile(run.path(), state.step())) {
                 long lastSave = System.nanoTime();
                 while (state.step() < total) {
@@ -123,15 +128,15 @@ public final class Trainer {
                             step(step, optimizer, schedule, batches.batch(epoch, (int) (number % perEpoch)), total);
                     log.step(line);
                     listener.step(line);
-                    state = state.next();
+                    state = state.next(environment);
 
                     boolean epochEnds = state.step() % perEpoch == 0 || state.step() == total;
                     if (epochEnds && options.evaluate()) {
-                        Map<String, Double> found = validate(frozen, epoch + 1, state.step(), state.bestNdcg());
+                        Map<String, Double> found = validate(frozen, epoch + 1, state.step(), state.best());
                         log.epoch(state.step(), epoch + 1, found);
-                        if (found.get(CRITERION) > state.bestNdcg()) {
+                        if (found.get(objective.criterion()) > state.best()) {
                             best = found;
-                            state = state.withBest(found.get(CRITERION), epoch + 1);
+                            state = state.withBest(found.get(objective.criterion()), epoch + 1);
                         } else if (epoch + 1 - state.bestEpoch() >= options.patience()) {
                             break;
                         }
@@ -161,38 +166,32 @@ public final class Trainer {
     }
 
     private StepLog step(
-            GenerativeStep step, AdamWOptimizer optimizer, CosineSchedule schedule, Batch batch, long total) {
+            Objective.Step step, AdamWOptimizer optimizer, CosineSchedule schedule, Batch batch, long total) {
+        TrainingStepEvent event = new TrainingStepEvent();
+        event.begin();
         long start = System.nanoTime();
         optimizer.zeroGradients();
-        GenerativeStep.Result result = step.run(batch.sequences(), batch.negatives());
-        // The first layers of a model may begin with vectors that are all alike; the warm-up draws them apart.
-        if (result.nceSamples() <= 2 && batch.negatives().length > 2 && batch.step() >= schedule.warmupSteps()) {
-            throw new HllmException("training has collapsed at step " + (batch.step() + 1) + ": only "
-                    + result.nceSamples() + " of " + (batch.negatives().length + 1)
-                    + " logits are left, since all item "
-                    + "vectors have become alike (cosine above " + options.threshold() + "). Lower the learning rate, "
-                    + "lengthen the warm-up, use more layers or --threshold 1, or start from pretrained weights");
+        StepResult result = step.run(batch);
+        if (batch.step() >= schedule.warmupSteps()) {
+            objective.check(batch, result);
         }
         double lr = schedule.rate(batch.step());
+        long middle = System.nanoTime();
         double norm = optimizer.step(lr);
+        if (event.isEnabled()) {
+            model.context().synchronize(); // the time of the optimiser is not the next step's
+        }
+        event.done(batch.step() + 1, batch.sequences().length, result, (System.nanoTime() - middle) / 1e9);
         return new StepLog(
                 batch.step() + 1, total, batch.epoch() + 1, lr, result, norm, (System.nanoTime() - start) / 1e9);
     }
 
     /** Validates the model as it stands, and saves it when it is the best so far. */
-    private Map<String, Double> validate(Tensor frozen, int epoch, long step, double bestNdcg) {
+    private Map<String, Double> validate(Tensor frozen, int epoch, long step, double before) {
         try (Tensor encoded = frozen == null ? encode("validation items") : null) {
             Tensor table = frozen == null ? encoded : frozen;
-            long users = data.interactions().users();
-            Map<Split, RankingMetrics> metrics = Evaluator.evaluate(
-                    model,
-                    table,
-                    data.interactions(),
-                    List.of(Split.VALIDATION),
-                    done -> listener.progress("validation users", done, users));
-            Evaluator.requireUsers(metrics);
-            Map<String, Double> found = metrics.get(Split.VALIDATION).asMap();
-            boolean best = found.get(CRITERION) > bestNdcg;
+            Map<String, Double> found = objective.validate(table, listener);
+            boolean best = found.get(objective.criterion()) > before;
             if (best) {
                 save(step, Map.of("validation", found));
                 run.saveItems(table, data.catalogue());
@@ -205,6 +204,8 @@ public final class Trainer {
     private void save(long step, Map<String, Map<String, Double>> metrics) {
         Map<String, Object> training = new LinkedHashMap<>(origin.start());
         training.putAll(options.asMap());
+        training.putAll(objective.asMap());
+        training.put("recompute", options.recompute());
         run.save(
                 model,
                 step,
@@ -219,7 +220,7 @@ public final class Trainer {
 
     private Map<String, String> environment() {
         Map<String, String> environment = new TreeMap<>();
-        environment.put("native", Context.buildInfo());
+        environment.put("native", model.context().environment());
         environment.put("device", model.context().device());
         environment.put("threads", Integer.toString(Context.threads()));
         environment.put("java", Runtime.version().toString());
@@ -237,6 +238,7 @@ public final class Trainer {
     private String fingerprint() {
         StringBuilder all = new StringBuilder();
         all.append(new TreeMap<>(options.asMap()))
+                .append(new TreeMap<>(objective.asMap()))
                 .append(new TreeMap<>(origin.start()))
                 .append(origin.textKeys())
                 .append(model.config())

@@ -12,6 +12,7 @@ import org.hllm4j.data.Dataset;
 import org.hllm4j.data.PackedTokens;
 import org.hllm4j.data.Sequences;
 import org.hllm4j.data.TokenTrie;
+import org.hllm4j.engine.DType;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.model.HllmConfig;
 import org.hllm4j.model.Pooling;
@@ -26,72 +27,136 @@ import org.hllm4j.weights.ModelConfig;
  * @param steps of the schedule
  * @param trained parameters that are trained
  * @param frozen parameters that are not
- * @param activations bytes for the forward and backward of one step
+ * @param copies bytes of the bf16 copies of matrices that a GPU multiplies with; 0 in float32
+ * @param kept bytes for the forward and backward of one step that keeps its activations
+ * @param recomputed the same bytes with {@link TrainOptions#recompute}
+ * @param recomputation the arithmetic that recomputing adds, as a share of the step without it
+ * @param recompute whether the training recomputes
  * @param vectors bytes of the catalogue's item vectors
  * @param freeBytes on the disk of the run folder
  */
-public record TrainingPlan(long steps, long trained, long frozen, long activations, long vectors, long freeBytes) {
+public record TrainingPlan(
+        long steps,
+        long trained,
+        long frozen,
+        long copies,
+        long kept,
+        long recomputed,
+        double recomputation,
+        boolean recompute,
+        long vectors,
+        long freeBytes) {
     private static final long FLOAT = 4;
 
-    /** @param folder of the run; it need not be there yet */
-    public static TrainingPlan of(Start start, TrainOptions options, Dataset data, Path folder) {
+    /**
+     * @param folder of the run; it need not be there yet
+     * @param activations what layers hand to one another on the device
+     */
+    public static TrainingPlan of(Start start, TrainOptions options, Dataset data, Path folder, DType activations) {
         HllmConfig config = start.config();
         Parameters.Layout layout = Hllm.layout(config, start.trained());
         Path existing = folder.toAbsolutePath();
         while (!existing.toFile().exists()) {
             existing = existing.getParent();
         }
+        Activations step = Activations.of(start, config, options, data, activations.bytes());
         return new TrainingPlan(
                 Trainer.steps(data, options, start.maxHistory()),
                 layout.trainableElements(),
                 layout.frozenElements(),
-                FLOAT * activations(start, config, options, data),
+                activations == DType.BF16 ? activations.bytes() * layout.matrixElements() : 0,
+                step.kept,
+                step.recomputed,
+                step.again / step.arithmetic,
+                options.recompute(),
                 FLOAT * data.catalogue().size() * config.width(),
                 new RunFolder(existing).freeBytes());
     }
 
-    /** Elements that one step keeps: those of the largest chunk of items, of the histories, and one layer's backward. */
-    private static long activations(Start start, HllmConfig config, TrainOptions options, Dataset data) {
-        Batch batch = new Batches(
-                        Sequences.training(data.interactions(), start.maxHistory(), options.splitLong()),
-                        data.catalogue().size(),
-                        new Batches.Settings(
-                                options.batchUsers(), start.maxHistory(), options.negatives(), options.seed()))
-                .batch(0, 0);
-        long positions =
-                Arrays.stream(batch.sequences()).mapToInt(s -> s.length - 1).sum();
-        int[][] tokens = IntStream.concat(
-                        Arrays.stream(batch.sequences()).flatMapToInt(Arrays::stream), Arrays.stream(batch.negatives()))
-                .distinct()
-                .mapToObj(item -> data.tokens()[item])
-                .toArray(int[][]::new);
-        long users = layers(config.user(), positions, positions) + backward(config.user(), positions);
-        if (start.freeze() == Start.Freeze.ITEM) {
-            return users;
+    /**
+     * Of one step.
+     *
+     * @param kept bytes of the largest chunk of items, of the histories, and of one layer's backward
+     * @param recomputed bytes where of the layers only their inputs are kept, and one layer at a time runs again
+     * @param arithmetic multiplications in the layers' matrices
+     * @param again those that recomputing adds
+     */
+    private record Activations(long kept, long recomputed, double arithmetic, double again) {
+        static Activations of(Start start, HllmConfig config, TrainOptions options, Dataset data, long bytes) {
+            Batch batch = new Batches(
+                            Sequences.training(data.interactions(), start.maxHistory(), options.splitLong()),
+                            data.catalogue().size(),
+                            new Batches.Settings(
+                                    options.batchUsers(), start.maxHistory(), options.negatives(), options.seed()))
+                    .batch(0, 0);
+            long positions =
+                    Arrays.stream(batch.sequences()).mapToInt(s -> s.length - 1).sum();
+            int[][] tokens = IntStream.concat(
+                            Arrays.stream(batch.sequences()).flatMapToInt(Arrays::stream),
+                            Arrays.stream(batch.negatives()))
+                    .distinct()
+                    .mapToObj(item -> data.tokens()[item])
+                    .toArray(int[][]::new);
+            Activations users = of(
+                    config.user(), positions, positions, bytes, start.trained().user() ? 3 : 2);
+            if (start.freeze() == Start.Freeze.ITEM) {
+                return users;
+            }
+            boolean itemToken = config.pooling() == Pooling.TOKEN;
+            List<int[]> chunks = TokenTrie.chunks(tokens, itemToken, true, options.maxRows());
+            Activations items = new Activations(0, 0, 0, 0);
+            for (int[] chunk : chunks) {
+                PackedTokens pack = TokenTrie.pack(
+                        Arrays.stream(chunk).mapToObj(i -> tokens[i]).toArray(int[][]::new), itemToken, true);
+                long finished = itemToken ? pack.leaves() : pack.rows();
+                // With several chunks, each is encoded a second time, for its backward.
+                items = items.besides(of(config.item(), pack.rows(), finished, bytes, chunks.size() == 1 ? 3 : 4));
+            }
+            // Distinct items; inputs, targets and negatives of the loss; each with its gradient.
+            long vectors = 2 * FLOAT * (tokens.length + 2 * positions + batch.negatives().length) * config.width();
+            return new Activations(
+                    users.kept + items.kept + vectors,
+                    users.recomputed + items.recomputed + vectors,
+                    users.arithmetic + items.arithmetic,
+                    users.again + items.again);
         }
-        boolean itemToken = config.pooling() == Pooling.TOKEN;
-        List<int[]> chunks = TokenTrie.chunks(tokens, itemToken, true, options.maxRows());
-        long items = 0;
-        for (int[] chunk : chunks) {
-            PackedTokens pack = TokenTrie.pack(
-                    Arrays.stream(chunk).mapToObj(i -> tokens[i]).toArray(int[][]::new), itemToken, true);
-            long finished = itemToken ? pack.leaves() : pack.rows();
-            items = Math.max(
-                    items, layers(config.item(), pack.rows(), finished) + backward(config.item(), pack.rows()));
+
+        /** A chunk that has the memory of another one after it. */
+        private Activations besides(Activations other) {
+            return new Activations(
+                    Math.max(kept, other.kept),
+                    Math.max(recomputed, other.recomputed),
+                    arithmetic + other.arithmetic,
+                    again + other.again);
         }
-        return users + items + 2L * tokens.length * config.width();
+
+        /**
+         * Of a model over so many rows, of which the last layer finishes some.
+         *
+         * @param bytes of an element of what layers hand to one another; the residual stream is float32
+         * @param passes how often the arithmetic of a forward is done, two for the backward
+         */
+        private static Activations of(ModelConfig model, long rows, long finished, long bytes, int passes) {
+            long d = model.hiddenSize();
+            long f = model.intermediateSize();
+            long query = (long) model.heads() * model.headDim();
+            long keyValue = 2L * model.kvHeads() * model.headDim();
+            long layer = 2 * FLOAT * d + bytes * (2 * d + 2 * query + keyValue + 3 * f);
+            long keysOnly = FLOAT * d + bytes * (d + keyValue);
+            long backward = rows * (bytes * (3 * f + d) + FLOAT * d);
+            long inputs = FLOAT * d * (rows * model.layers() + finished);
+            double untilDown = d * (query + keyValue) + query * d + 2.0 * d * f;
+            return new Activations(
+                    rows * ((model.layers() - 1) * layer + keysOnly) + finished * layer + backward,
+                    inputs + (model.layers() > 1 ? rows * layer : rows * keysOnly + finished * layer) + backward,
+                    passes * rows * model.layers() * (untilDown + d * f),
+                    rows * model.layers() * untilDown);
+        }
     }
 
-    /** Elements kept of a forward over so many rows, of which the last layer finishes some. */
-    private static long layers(ModelConfig model, long rows, long finished) {
-        long attention = 2L * model.heads() * model.headDim() + 2L * model.kvHeads() * model.headDim();
-        long whole = 4L * model.hiddenSize() + attention + 3L * model.intermediateSize();
-        long keysOnly = 2L * model.hiddenSize() + 2L * model.kvHeads() * model.headDim();
-        return rows * ((model.layers() - 1) * whole + keysOnly) + finished * whole;
-    }
-
-    private static long backward(ModelConfig model, long rows) {
-        return rows * (3L * model.intermediateSize() + 2L * model.hiddenSize());
+    /** Bytes for the forward and backward of one step. */
+    public long activations() {
+        return recompute ? recomputed : kept;
     }
 
     /** Bytes of all parameters. */
@@ -111,7 +176,7 @@ public record TrainingPlan(long steps, long trained, long frozen, long activatio
 
     /** Bytes of native memory; the item vectors are there twice, as they are and normalised. */
     public long memory() {
-        return parameters() + gradients() + moments() + activations + 2 * vectors;
+        return parameters() + copies + gradients() + moments() + activations() + 2 * vectors;
     }
 
     /** Bytes of a checkpoint: parameters and moments. */
@@ -131,7 +196,10 @@ public record TrainingPlan(long steps, long trained, long frozen, long activatio
         map.put("parameters_trained", trained);
         map.put("parameters_frozen", frozen);
         map.put("memory_bytes", memory());
-        map.put("activation_bytes", activations);
+        map.put("activation_bytes", activations());
+        map.put("activation_bytes_kept", kept);
+        map.put("activation_bytes_recomputed", recomputed);
+        map.put("recomputation", recomputation);
         map.put("checkpoint_bytes", checkpoint());
         map.put("disk_bytes", disk());
         map.put("free_disk_bytes", freeBytes);

@@ -38,22 +38,29 @@ public final class SafetensorsWriter extends TensorWriter {
             TensorInfo info = tensors.get(index);
             starts[index] = end;
             end += info.bytes();
-            Map<String, Object> entry = new LinkedHashMap<>();
-            entry.put("dtype", info.type().name());
-            entry.put("shape", info.shape());
-            entry.put("data_offsets", new long[] {starts[index], end});
-            entries.put(info.name(), entry);
+            entries.put(info.name(), entry(info, starts[index]));
         }
+        header = header(entries);
+        for (int i = 0; i < starts.length; i++) {
+            starts[i] += header.capacity();
+        }
+    }
+
+    private static Map<String, Object> entry(TensorInfo info, long begin) {
+        return Json.fields("dtype", info.type().name(), "shape", info.shape(), "data_offsets", new long[] {
+            begin, begin + info.bytes()
+        });
+    }
+
+    private static ByteBuffer header(Map<String, Object> entries) {
         byte[] json = Json.write(entries).getBytes(StandardCharsets.UTF_8);
         int padded = Math.ceilDiv(json.length, 8) * 8;
-        header = ByteBuffer.allocate(8 + padded).order(ByteOrder.LITTLE_ENDIAN);
+        ByteBuffer header = ByteBuffer.allocate(8 + padded).order(ByteOrder.LITTLE_ENDIAN);
         header.putLong(padded).put(json);
         while (header.hasRemaining()) {
             header.put((byte) ' ');
         }
-        for (int i = 0; i < starts.length; i++) {
-            starts[i] += 8 + padded;
-        }
+        return header;
     }
 
     /**
@@ -68,6 +75,17 @@ public final class SafetensorsWriter extends TensorWriter {
             throw new HllmException(target + ": '__metadata__' is not a tensor name");
         }
         return new SafetensorsWriter(target, tensors, metadata);
+    }
+
+    /**
+     * Starts a file of one float32 matrix [rows, columns] whose rows come in any order and across restarts.
+     *
+     * @param resume whether to continue {@code <target>.partial} where there is one, begun with the same shape
+     */
+    public static RowFile rows(Path target, String name, long rows, int columns, boolean resume) {
+        TensorInfo info = TensorInfo.in(target.toString(), name, StoredType.F32, new long[] {rows, columns});
+        byte[] header = header(Map.of(name, entry(info, 0))).array();
+        return new RowFile(target, header, rows, columns, resume);
     }
 
     @Override

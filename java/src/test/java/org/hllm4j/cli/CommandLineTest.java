@@ -13,6 +13,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import org.hllm4j.cli.TinyWorld.Ran;
+import org.hllm4j.engine.Context;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -36,13 +37,15 @@ class CommandLineTest {
         train: --llm --item-llm --user-llm --item-init --user-init --freeze --items --interactions --text-keys \
         --pooling --max-text-length --max-history --item-layers --user-layers --negatives --epochs --batch-users \
         --lr --dtype --device --threads --seed --out --max-steps --checkpoint-minutes --missing-text \
-        --no-split-long --warmup --weight-decay --clip --max-rows --patience --plan --restart --json --verbose
+        --no-split-long --warmup --weight-decay --clip --max-rows --recompute --patience --plan --restart --json --verbose
+        train-ranker: --from-run --fusion --label --lambda --hold-out --split-at --llm --freeze --items --interactions \
+        --out --restart --epochs --lr --json --verbose
         embed: --llm --run --items --text-keys --item-token --out --item-layers --pooling --max-text-length \
         --dtype --limit --device --threads --json
         evaluate: --run --items --interactions --missing-text --device --threads --dtype --json
         recommend: --run --items --interactions --user --history -k --device --threads --dtype --json
         export: --run --items --interactions --out --what --json
-        doctor: --json --verbose
+        doctor: --device --json --verbose
         quickstart: --minutes --items --interactions --llm --dir --cache --restart --threads --json\
         """)
     void everyCommandHasItsOptionsAndExamples(String command, String options) {
@@ -57,7 +60,8 @@ class CommandLineTest {
     @Test
     void withoutArgumentsTheHelpIsPrinted() {
         assertEquals(run("--help"), run());
-        for (String command : List.of("quickstart", "train", "evaluate", "recommend", "embed", "export", "doctor")) {
+        for (String command :
+                List.of("quickstart", "train", "train-ranker", "evaluate", "recommend", "embed", "export", "doctor")) {
             assertTrue(run().out().contains("  " + command + " "), command);
         }
         assertTrue(run("--version").out().startsWith("hllm4j "));
@@ -120,7 +124,7 @@ class CommandLineTest {
         fails(none + ": no such file", train("--interactions", none));
         fails("no column for text key \"colour\"", train("--text-keys", "title,colour"));
         fails("--item-layers is 9, but the model has 2 layers", train("--item-layers", 9));
-        fails("available: cpu", train("--device", "abacus"));
+        fails("there is no device 'abacus'; expected cpu", train("--device", "abacus"));
         fails("--dtype bf16", train("--dtype", "bf16"));
         fails(
                 "is not a run folder",
@@ -157,6 +161,15 @@ class CommandLineTest {
     }
 
     @Test
+    void doctorSaysWhatAGpuTakes() {
+        Ran ran = run("doctor", "--device", "cuda");
+        assertEquals(Context.available("cuda") ? Main.OK : Main.ERROR, ran.code(), ran.out());
+        assertTrue(Context.available("cuda") || ran.out().contains("libhllm_cuda.so"), ran.out());
+        assertEquals(Main.OK, run("doctor").code());
+        assertEquals(Main.ERROR, run("doctor", "--device", "abacus").code());
+    }
+
+    @Test
     void planPrintsWhatIsNeededAndTrainsNothing() throws IOException {
         Path json = folder.resolve("plan.json");
         Ran ran = run(train("--plan", "--json", json));
@@ -169,6 +182,8 @@ class CommandLineTest {
         assertEquals(12 * parameters, ((Number) plan.get("checkpoint_bytes")).longValue());
         assertTrue(((Number) plan.get("memory_bytes")).longValue() > 16 * parameters);
         assertTrue(ran.out().contains("Steps        20") && ran.out().contains("activations"), ran.out());
+        assertTrue(ran.out().matches("(?s).*activations.* with --recompute, for 2\\d % more arithmetic.*"), ran.out());
+        assertEquals(plan.get("activation_bytes_kept"), plan.get("activation_bytes"));
         assertFalse(Files.exists(folder.resolve("planned")));
     }
 
@@ -189,10 +204,10 @@ class CommandLineTest {
                 new String[] {"1", "Toy Story", "1995", "Animation Children's Comedy"},
                 new String[] {"2", "\"Two\", the", "", "War"});
         assertEquals("""
-                item_id,title,tag
-                1,Toy Story (1995),"Animation, Children's, Comedy"
-                2,\
-                """ + "\"\"\"Two\"\", the\",War\n", DemoFiles.itemsCsv(items));
+            item_id,title,tag
+            1,Toy Story (1995),"Animation, Children's, Comedy"
+            2,\
+            """ + "\"\"\"Two\"\", the\",War\n", DemoFiles.itemsCsv(items));
         assertEquals(
                 "item_id,user_id,timestamp,rating\n242,196,881250949,3\n",
                 DemoFiles.interactionsCsv(List.<String[]>of(new String[] {"196", "242", "3", "881250949"})));

@@ -26,6 +26,7 @@ import org.hllm4j.engine.Context;
 import org.hllm4j.run.IdFile;
 import org.hllm4j.weights.Npy;
 import org.hllm4j.weights.PretrainedModel;
+import org.hllm4j.weights.RowFile;
 import org.hllm4j.weights.Safetensors;
 import org.hllm4j.weights.TorchCheckpoint;
 import org.junit.jupiter.api.BeforeAll;
@@ -234,7 +235,7 @@ class EndToEndTest {
 
         // The [ITEM] vector decides: another one gives other vectors, and the same one the same.
         Path token = folder.resolve("token.npy");
-        try (Npy.Writer writer = Npy.create(token, 1, TinyWorld.WIDTH)) {
+        try (RowFile writer = Npy.create(token, 1, TinyWorld.WIDTH)) {
             writer.write(0, FloatBuffer.wrap(new float[TinyWorld.WIDTH]));
             writer.finish();
         }

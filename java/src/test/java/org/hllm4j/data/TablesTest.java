@@ -71,6 +71,17 @@ class TablesTest {
     }
 
     @Test
+    void rowsAreSortedByTheirTextKeyByKey() throws IOException {
+        String csv = "item_id,tag,title\na,x,Zoo\nb,y,Ant\nc,,Ant hill\nd,x,Ant\ne,z,\nf,z,Épée\n";
+        Catalogue items = Catalogue.read(write("items.csv", csv), List.of("title", "tag"));
+        assertArrayEquals(new int[] {4, 3, 1, 2, 0, 5}, items.byText(6));
+        assertArrayEquals(new int[] {1, 2, 0}, items.byText(3));
+        assertArrayEquals(
+                new int[] {4, 3, 1, 2, 0, 5, 6, 7},
+                items.withBareItems(List.of("z", "y")).byText(8));
+    }
+
+    @Test
     void wrongItemsAreNamedWithFileAndLine() throws IOException {
         items("", "the file is empty");
         items("item_id,title\n", "no items below the header");
@@ -135,15 +146,15 @@ class TablesTest {
     void eventsAreGroupedByUserAndOrderedByTime() throws IOException {
         // u: ties at 5 keep file order. v: out of order. Columns in another order, and one more.
         Interactions log = log("""
-                user_id,rating,timestamp,item_id
-                v,9,30,a
-                u,9,5,c
-                u,9,5,a
-                v,9,10,b
-                u,9,5,b
-                u,9,-1,c
-                v,9,20,c
-                """);
+            user_id,rating,timestamp,item_id
+            v,9,30,a
+            u,9,5,c
+            u,9,5,a
+            v,9,10,b
+            u,9,5,b
+            u,9,-1,c
+            v,9,20,c
+            """);
         assertEquals(2, log.users());
         assertEquals(7, log.size());
         assertEquals("v", log.userId(0));
@@ -159,15 +170,15 @@ class TablesTest {
     @Test
     void timestampsKeepAllTheirDigits() throws IOException {
         Interactions log = log("""
-                item_id,user_id,timestamp
-                a,u,9223372036854775807
-                b,u,9223372036854775806
-                c,u,1234567890.5
-                a,u,1.2345678902e9
-                b,u,1234567890.25
-                c,u,1234567890
-                a,u,-0.5
-                """);
+            item_id,user_id,timestamp
+            a,u,9223372036854775807
+            b,u,9223372036854775806
+            c,u,1234567890.5
+            a,u,1.2345678902e9
+            b,u,1234567890.25
+            c,u,1234567890
+            a,u,-0.5
+            """);
         assertArrayEquals(new int[] {0, 2, 0, 1, 2, 1, 0}, log.events(0));
         assertArrayEquals(
                 new long[] {-1, 1234567890, 1234567890, 1234567890, 1234567890, Long.MAX_VALUE - 1, Long.MAX_VALUE},

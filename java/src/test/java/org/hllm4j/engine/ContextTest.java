@@ -22,7 +22,7 @@ class ContextTest extends EngineTest {
 
     @Test
     void propertiesAreTold() {
-        assertEquals("cpu", context.device());
+        assertEquals(DEVICE, context.device());
         assertTrue(!Context.buildInfo().isBlank());
         int all = Context.threads();
         Context.threads(1);
@@ -35,8 +35,8 @@ class ContextTest extends EngineTest {
 
     @Test
     void aClosedContextIsRefusedAndItsTensorsCanStillBeClosed() {
-        long before = Context.liveBytes("cpu");
-        Context other = Context.open("cpu");
+        long before = Context.liveBytes(DEVICE);
+        Context other = Context.open(DEVICE, DType.F32);
         Tensor tensor = other.of(new float[] {1}, 1);
         other.close();
         other.close();
@@ -46,25 +46,25 @@ class ContextTest extends EngineTest {
         assertRefused(other::synchronize, "closed");
         tensor.close();
         tensor.close();
-        assertEquals(before, Context.liveBytes("cpu"));
+        assertEquals(before, Context.liveBytes(DEVICE));
     }
 
     @Test
     void ownersFreeWhatTheyHoldOnce() {
-        long before = Context.liveBytes("cpu");
+        long before = Context.liveBytes(DEVICE);
         Tensor source = context.of(randoms(6), 2, 3);
         Weight weight = context.weight(source, DType.BF16);
         Plan plan = context.plan(PlanSpec.causalSequences(new int[] {2, 3}));
         assertEquals(2, weight.rows());
         assertEquals(3, weight.columns());
         assertEquals(5, plan.queryRows());
-        assertTrue(Context.liveBytes("cpu") > before);
+        assertTrue(Context.liveBytes(DEVICE) > before);
         for (int twice = 0; twice < 2; twice++) {
             weight.close();
             plan.close();
             source.close();
         }
-        assertEquals(before, Context.liveBytes("cpu"));
+        assertEquals(before, Context.liveBytes(DEVICE));
         assertRefused(weight::refresh, "weight", "closed");
     }
 
@@ -121,7 +121,7 @@ class ContextTest extends EngineTest {
         for (int t = 0; t < threads.length; t++) {
             float value = t;
             threads[t] = Thread.ofPlatform().start(() -> {
-                try (Context own = Context.open("cpu");
+                try (Context own = Context.open(DEVICE, DType.F32);
                         Tensor a = own.zeros(DType.F32, 64, 64);
                         Tensor c = own.zeros(DType.F32, 64, 64)) {
                     own.ops().fill(a, value);
@@ -144,7 +144,7 @@ class ContextTest extends EngineTest {
     void tensorsOfOneContextServeAnother() {
         assertSame(ops, context.ops());
         try (Tensor mine = context.of(new float[] {1, 2}, 2);
-                Context other = Context.open("cpu");
+                Context other = Context.open(DEVICE, DType.F32);
                 Tensor theirs = other.zeros(DType.F32, 2)) {
             other.ops().convert(theirs, mine);
             assertArrayEquals(new float[] {1, 2}, theirs.toFloats());

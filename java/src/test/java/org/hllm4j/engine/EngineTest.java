@@ -11,8 +11,13 @@ import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.function.Executable;
 
-/** A context for each test, and a check that the test left nothing behind in native memory. */
+/**
+ * A context in float32 for each test, on the device of {@code -Dhllm.device} (cpu), and a check that the test left nothing
+ * behind in native memory.
+ */
 abstract class EngineTest {
+    static final String DEVICE = System.getProperty("hllm.device", "cpu");
+
     private static final long SEED = Long.getLong("tests.seed", 20240912);
 
     final Random random = new Random(SEED);
@@ -25,8 +30,8 @@ abstract class EngineTest {
         String library = System.getProperty("hllm.library", "");
         assumeTrue(!library.isEmpty(), "skipped: the system property hllm.library does not name libhllm.so");
         System.out.println(getClass().getSimpleName() + ": -Dtests.seed=" + SEED);
-        liveBefore = Context.liveBytes("cpu");
-        context = Context.open("cpu");
+        liveBefore = Context.liveBytes(DEVICE);
+        context = Context.open(DEVICE, DType.F32);
         ops = context.ops();
     }
 
@@ -34,7 +39,7 @@ abstract class EngineTest {
     void close() {
         if (context != null) {
             context.close();
-            assertEquals(liveBefore, Context.liveBytes("cpu"), "bytes left in native memory");
+            assertEquals(liveBefore, Context.liveBytes(DEVICE), "bytes left in native memory");
         }
     }
 

@@ -27,6 +27,7 @@ class NativeLibraryTest {
         public static void main(String[] args) {
             try (Context context = Context.open("cpu")) {
                 System.out.println("opened " + context.device() + ": " + Context.buildInfo());
+                Context.open("cuda").close();
             } catch (HllmException e) {
                 System.out.println("refused: " + e.getMessage());
             }
@@ -104,10 +105,13 @@ class NativeLibraryTest {
         Path resource = folder.resolve("classes/org/hllm4j/native/linux-" + arch + "/libhllm.so");
         Files.createDirectories(resource.getParent());
         Files.copy(Path.of(library), resource);
+        // The core opens its plugin beside itself: one that is none is found there, and refused.
+        Files.writeString(resource.resolveSibling("libhllm_cuda.so"), "not a library");
         Path temporary = Files.createDirectory(folder.resolve("tmp"));
         String output =
                 child(folder.resolve("classes"), "--enable-native-access=ALL-UNNAMED", "-Djava.io.tmpdir=" + temporary);
         assertContains(output, "opened cpu: ");
+        assertContains(output, "refused: ", "libhllm_cuda.so: file too short");
         try (Stream<Path> left = Files.list(temporary)) {
             assertEquals(List.of(), left.toList());
         }

@@ -148,14 +148,14 @@ class TensorTest extends EngineTest {
         ByteBuffer bytes = ByteBuffer.allocate(4 * values.length).order(ByteOrder.nativeOrder());
         bytes.asFloatBuffer().put(values);
         Files.write(file, bytes.array());
-        long before = Context.liveBytes("cpu");
+        long before = Context.liveBytes(DEVICE);
         Tensor tensor;
         try (FileChannel channel = FileChannel.open(file)) {
             ByteBuffer mapped = channel.map(FileChannel.MapMode.READ_ONLY, 0, 4000);
             tensor = context.wrap(mapped.position(40), DType.F32, 99, 10);
         }
         System.gc(); // the pages stay mapped although nobody but the tensor knows the buffer
-        assertEquals(before, Context.liveBytes("cpu"));
+        assertEquals(before, Context.liveBytes(DEVICE));
         assertArrayEquals(Arrays.copyOfRange(values, 10, 1000), tensor.toFloats());
         assertRefused(() -> ops.fill(tensor, 1), "read-only");
         assertRefused(() -> tensor.write(0, values, 0, 990), "read-only");

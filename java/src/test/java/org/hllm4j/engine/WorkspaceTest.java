@@ -31,9 +31,9 @@ class WorkspaceTest extends EngineTest {
                 assertEquals(step, x.rows(127, 128).columns(63, 64).scalar());
                 workspace.release(0);
                 if (step == 1) {
-                    warm = Context.liveBytes("cpu");
+                    warm = Context.liveBytes(DEVICE);
                 } else if (step > 1) {
-                    assertEquals(warm, Context.liveBytes("cpu"), "bytes at step " + step);
+                    assertEquals(warm, Context.liveBytes(DEVICE), "bytes at step " + step);
                 }
             }
             assertTrue(workspace.peakBytes() > 25 * 128 * 64 * 4, () -> "peak " + workspace.peakBytes());

@@ -98,7 +98,7 @@ class HllmTest {
     @Test
     void bf16StorageIsCloseToFloat32() {
         int[][] tokens = Tiny.tokens(40, new Random(Tiny.seed()));
-        try (Context context = Context.open(Tiny.device());
+        try (Context context = Context.open(Tiny.device(), DType.F32);
                 Hllm exact = Tiny.model(context, Pooling.TOKEN, Hllm.Trained.NOTHING);
                 Hllm rounded = new Hllm(context, exact.config(), Hllm.Trained.NOTHING, DType.BF16)) {
             rounded.randomise(Hllm.Side.ITEM, Tiny.seed());

@@ -21,6 +21,7 @@ import org.hllm4j.HllmException;
 import org.hllm4j.Tiny;
 import org.hllm4j.data.Dataset;
 import org.hllm4j.engine.Context;
+import org.hllm4j.engine.DType;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.model.Pooling;
 import org.hllm4j.run.Origin;
@@ -32,7 +33,7 @@ import org.junit.jupiter.api.io.TempDir;
 
 class TrainerTest {
     private static final TrainOptions OPTIONS =
-            new TrainOptions(3, 0, 8, 20, true, 5e-3, 0.1, 0.01, 1, 0.99, Tiny.seed(), 1000, 5, true, 1e-9);
+            new TrainOptions(3, 0, 8, 20, true, 5e-3, 0.1, 0.01, 1, 0.99, Tiny.seed(), 1000, false, 5, true, 1e-9);
 
     @TempDir
     Path folder;
@@ -118,12 +119,31 @@ class TrainerTest {
         }
     }
 
+    /** Recomputing changes no bit, so that it may begin, or end, in the middle of a run. */
+    @Test
+    void aRecomputingRunHasTheBitsOfAnother() {
+        float[] whole = train("whole", OPTIONS, BOTH, -1).values();
+        assertArrayEquals(
+                whole,
+                train("recomputed", OPTIONS.withRecompute(true), BOTH, -1).values());
+        train("parts", OPTIONS, BOTH, 5);
+        assertArrayEquals(
+                whole, train("parts", OPTIONS.withRecompute(true), BOTH, -1).values());
+        assertEquals(
+                "true",
+                RunFolder.create(folder.resolve("parts"))
+                        .manifest()
+                        .training()
+                        .get("recompute")
+                        .toString());
+    }
+
     /** What kill -9 leaves: a checkpoint of some steps ago, and log lines of the steps since, the last one cut short. */
     @Test
     void workSinceTheLastCheckpointIsDoneAgain() throws IOException {
         Trained whole = train("whole", OPTIONS, BOTH, -1);
         TrainOptions rarely =
-                new TrainOptions(3, 0, 8, 20, true, 5e-3, 0.1, 0.01, 1, 0.99, Tiny.seed(), 1000, 5, true, 1000);
+                new TrainOptions(3, 0, 8, 20, true, 5e-3, 0.1, 0.01, 1, 0.99, Tiny.seed(), 1000, false, 5, true, 1000);
         train("killed", OPTIONS, BOTH, 3);
         RuntimeException killed = new RuntimeException("killed");
         try (Context context = Context.open(Tiny.device());
@@ -159,7 +179,7 @@ class TrainerTest {
     void otherOptionsOrDataDoNotContinueARun() {
         train("run", OPTIONS, BOTH, 2);
         TrainOptions other =
-                new TrainOptions(3, 0, 8, 20, true, 4e-3, 0.1, 0.01, 1, 0.99, Tiny.seed(), 1000, 5, true, 1e-9);
+                new TrainOptions(3, 0, 8, 20, true, 4e-3, 0.1, 0.01, 1, 0.99, Tiny.seed(), 1000, false, 5, true, 1e-9);
         HllmException refused = assertThrows(HllmException.class, () -> train("run", other, BOTH, -1));
         assertTrue(refused.getMessage().contains("other options"), refused.getMessage());
     }
@@ -217,7 +237,7 @@ class TrainerTest {
         int[][] sequences = {{1, 2, 3, 1}, {4, 5}, {6, 2, 7, 8, 9}};
         int[] negatives = {10, 11, 2, 12, 12, 29};
         for (Pooling pooling : Pooling.values()) {
-            try (Context context = Context.open(Tiny.device());
+            try (Context context = Context.open(Tiny.device(), DType.F32);
                     Hllm model = Tiny.model(context, pooling, BOTH)) {
                 float[] whole = gradients(model, sequences, negatives, 100_000);
                 for (int rows : new int[] {1, 9, 30}) {
@@ -267,7 +287,7 @@ class TrainerTest {
     @Test
     void aCollapsedRunStopsWithAnExplanation() {
         TrainOptions everythingMasked =
-                new TrainOptions(1, 0, 8, 20, true, 1e-3, 0.1, 0.01, 1, -2, Tiny.seed(), 1000, 5, true, 5);
+                new TrainOptions(1, 0, 8, 20, true, 1e-3, 0.1, 0.01, 1, -2, Tiny.seed(), 1000, false, 5, true, 5);
         HllmException collapsed =
                 assertThrows(HllmException.class, () -> train("collapsed", everythingMasked, BOTH, -1));
         assertTrue(collapsed.getMessage().contains("collapsed"), collapsed.getMessage());

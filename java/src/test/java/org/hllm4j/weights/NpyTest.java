@@ -54,7 +54,7 @@ class NpyTest {
     @Test
     void writesWhatNumpyWrites() {
         Path file = folder.resolve("a.npy");
-        try (Npy.Writer writer = Npy.create(file, 2, 3)) {
+        try (RowFile writer = Npy.create(file, 2, 3)) {
             writer.write(0, FloatBuffer.wrap(new float[] {0, 1, 2, 3, 4, 5}));
             assertFalse(Files.exists(file));
             writer.finish();
@@ -71,7 +71,7 @@ class NpyTest {
         for (int i = 0; i < rows.length; i++) {
             rows[i] = i;
         }
-        try (Npy.Writer writer = Npy.resume(file, 3, columns)) {
+        try (RowFile writer = Npy.resume(file, 3, columns)) {
             assertFalse(writer.resumed());
             writer.write(2, FloatBuffer.wrap(rows, 2 * columns, columns));
             writer.force();
@@ -82,13 +82,13 @@ class NpyTest {
         refused(() -> Npy.open(file), "no such file");
         refused(() -> Npy.resume(file, 3, columns + 1), "b.npy.partial", "not begun as");
         refused(() -> Npy.resume(file, columns, 3), "b.npy.partial", "not begun as");
-        try (Npy.Writer writer = Npy.resume(file, 3, columns)) {
+        try (RowFile writer = Npy.resume(file, 3, columns)) {
             assertTrue(writer.resumed());
             writer.write(0, FloatBuffer.wrap(rows, 0, 2 * columns));
             writer.finish();
         }
         assertArrayEquals(rows, read(file));
-        try (Npy.Writer writer = Npy.create(file, 0, 5)) {
+        try (RowFile writer = Npy.create(file, 0, 5)) {
             writer.finish();
         }
         try (Npy.Reader reader = Npy.open(file)) {

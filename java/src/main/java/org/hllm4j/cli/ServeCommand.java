@@ -1,0 +1,231 @@
+package org.hllm4j.cli;
+
+import java.net.InetSocketAddress;
+import java.nio.file.Path;
+import java.time.Duration;
+import java.util.Locale;
+import org.hllm4j.data.Catalogue;
+import org.hllm4j.engine.DType;
+import org.hllm4j.http.HllmServer;
+import org.hllm4j.http.Limits;
+import org.hllm4j.http.Metrics;
+import org.hllm4j.run.RunFolder;
+import org.hllm4j.serve.Engine;
+import org.hllm4j.serve.EventLog;
+import org.hllm4j.serve.Fsync;
+import org.hllm4j.serve.Snapshot;
+import org.hllm4j.serve.UserFeatureCache;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.ITypeConverter;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.TypeConversionException;
+
+@Command(
+        name = "serve",
+        description = "Answers over HTTP: takes users' events, recommends and ranks, and shows a page for trying it.",
+        footer = {
+            "  hllm serve --run run --items items.csv",
+            "  HLLM_TOKEN=secret hllm serve --run run --items items.csv --host 0.0.0.0 --log /var/lib/hllm/events.log",
+            "Then: http://localhost:8080/, and http://localhost:8080/openapi.yaml for programs."
+        })
+final class ServeCommand extends Subcommand {
+    private static final int BRANCHES = 512;
+
+    /** When the event log goes to the disk. */
+    enum Sync {
+        ALWAYS,
+        INTERVAL,
+        NEVER
+    }
+
+    @Mixin
+    private RunOption run;
+
+    @Mixin
+    private ItemOptions items;
+
+    @Option(
+            names = "--host",
+            paramLabel = "HOST",
+            description = "Where to listen; an address that other machines reach takes a token. Default: ${DEFAULT-VALUE}.")
+    private String host = "127.0.0.1";
+
+    @Option(names = "--port", paramLabel = "N", description = "0: any that is free. Default: ${DEFAULT-VALUE}.")
+    private int port = 8080;
+
+    @Option(
+            names = "--token",
+            paramLabel = "TOKEN",
+            defaultValue = "${env:HLLM_TOKEN}",
+            description = "What requests must carry, as `Authorization: Bearer TOKEN`. Default: the environment's"
+                    + " HLLM_TOKEN, which other users of the machine cannot see; none.")
+    private String token;
+
+    @Option(
+            names = "--log",
+            paramLabel = "FILE",
+            description = "Where users' events are kept; it is made if it is not there. Default: ${DEFAULT-VALUE}.")
+    private Path log = Path.of("events.log");
+
+    @Option(
+            names = "--fsync",
+            paramLabel = "WHEN",
+            description = "When the disk has to keep events: always (before they are acknowledged; nothing is lost),"
+                    + " interval, or never (the system decides). Default: always.")
+    private Sync fsync = Sync.ALWAYS;
+
+    @Option(
+            names = "--fsync-ms",
+            paramLabel = "MS",
+            description = "The interval, whose events a power failure takes. Default: ${DEFAULT-VALUE}.")
+    private long fsyncMillis = 1000;
+
+    @Option(
+            names = "--cache-bytes",
+            paramLabel = "SIZE",
+            converter = Size.class,
+            description = "Memory for users' keys and values, as 512m or 8g. Default: ${DEFAULT-VALUE}.")
+    private long cacheBytes = 1L << 30;
+
+    @Option(
+            names = "--cache-dtype",
+            paramLabel = "TYPE",
+            description = "Of keys and values: f32, or bf16 for twice the users at slightly other scores. Default: what the"
+                    + " device computes in.")
+    private DType cacheType;
+
+    @Option(
+            names = "--slack",
+            paramLabel = "N",
+            description = "Events beyond the model's max history that are kept before the last ones are computed anew."
+                    + " Default: 16, at most max history.")
+    private Integer slack;
+
+    @Option(names = "--batch", paramLabel = "N", description = "Requests computed together. Default: ${DEFAULT-VALUE}.")
+    private int batch = 64;
+
+    @Option(
+            names = "--batch-ms",
+            paramLabel = "MS",
+            description = "How long a request waits for others. Default: ${DEFAULT-VALUE}.")
+    private double batchMillis = 2;
+
+    @Option(
+            names = "--queue",
+            paramLabel = "N",
+            description = "Requests that may wait; those beyond are told to come again. Default: ${DEFAULT-VALUE}.")
+    private int queue = 1024;
+
+    @Option(
+            names = "--timeout-ms",
+            paramLabel = "MS",
+            description = "Until a request is given up. Default: ${DEFAULT-VALUE}.")
+    private long timeoutMillis = Limits.DEFAULTS.time().toMillis();
+
+    @Mixin
+    private DeviceOptions device;
+
+    private Path runNow;
+    private Path itemsNow;
+
+    @Override
+    public Integer call() {
+        HllmServer.Options options = options();
+        device.useThreads();
+        Metrics metrics = new Metrics();
+        try (Progress progress = progress();
+                EventLog events = EventLog.open(log, fsync())) {
+            Snapshot first = open(run.run().path(), items.items, progress); // meanwhile Ctrl-C just ends the process
+            try (Interruption interruption = new Interruption("requests under way are answered");
+                    events; // closed before the interruption, which ends the process
+                    Engine engine = engine(first, metrics);
+                    HllmServer server = new HllmServer(
+                            options, engine, events, metrics, (folder, file) -> open(folder, file, progress))) {
+                out().println("Listening on http://" + shown(server.address()) + "/ with "
+                        + engine.snapshot().items() + " items and " + events.events() + " events; Ctrl-C stops");
+                while (!interruption.requested()) {
+                    Thread.sleep(100);
+                }
+            }
+        } catch (InterruptedException e) {
+            Thread.currentThread().interrupt();
+        }
+        return Main.OK;
+    }
+
+    private HllmServer.Options options() {
+        if (port < 0 || port > 65535) {
+            throw wrongUsage("--port is " + port + ", expected 0 to 65535");
+        }
+        if (batchMillis < 0 || timeoutMillis < 1 || queue < 1 || batch < 1) {
+            throw wrongUsage("--batch-ms is " + batchMillis + ", --timeout-ms " + timeoutMillis + ", --queue " + queue
+                    + ", --batch " + batch + "; expected at least 0, 1, 1 and 1");
+        }
+        InetSocketAddress address = new InetSocketAddress(host, port);
+        boolean anybody = address.isUnresolved() || !address.getAddress().isLoopbackAddress();
+        if (anybody && (token == null || token.isEmpty())) {
+            throw wrongUsage("--host is " + host + ", which other machines may reach: expected --token=TOKEN, or HLLM_TOKEN"
+                    + " in the environment");
+        }
+        Limits limits = Limits.DEFAULTS
+                .withRequests(2 * queue + batch)
+                .withTime(Duration.ofMillis(timeoutMillis));
+        return new HllmServer.Options(address, token == null || token.isEmpty() ? null : token, limits);
+    }
+
+    private Engine engine(Snapshot first, Metrics metrics) {
+        int kept = slack == null ? Math.min(16, first.maxHistory()) : slack;
+        DType type = cacheType == null ? device.activations() : cacheType;
+        return new Engine(
+                first,
+                new Engine.Options(
+                        new UserFeatureCache.Options(cacheBytes, kept, BRANCHES, type),
+                        queue,
+                        batch,
+                        Duration.ofNanos((long) (batchMillis * 1e6)),
+                        metrics));
+    }
+
+    /** Opens a run with a catalogue; null: the ones that were opened last. One at a time. */
+    private synchronized Snapshot open(Path folder, Path file, Progress progress) {
+        RunFolder next = new RunFolder(folder == null ? runNow : folder);
+        Path nextItems = file == null ? itemsNow : file;
+        Catalogue catalogue = Catalogue.read(nextItems, next.manifest().textKeys());
+        Snapshot snapshot = Snapshot.open(
+                next,
+                catalogue,
+                device.device(),
+                device.storage(),
+                progress.counter("items", "items", catalogue.size()));
+        runNow = next.path();
+        itemsNow = nextItems;
+        return snapshot;
+    }
+
+    private Fsync fsync() {
+        return switch (fsync) {
+            case ALWAYS -> new Fsync.Always();
+            case INTERVAL -> new Fsync.Every(Duration.ofMillis(fsyncMillis));
+            case NEVER -> new Fsync.Never();
+        };
+    }
+
+    private static String shown(InetSocketAddress address) {
+        String name = address.getAddress().getHostAddress();
+        return (name.contains(":") ? "[" + name + "]" : name) + ":" + address.getPort();
+    }
+
+    /** A number of bytes, with k, m or g for powers of 1024. */
+    static final class Size implements ITypeConverter<Long> {
+        @Override
+        public Long convert(String text) {
+            if (!text.toLowerCase(Locale.ROOT).matches("[0-9]{1,15}|[0-9]{1,9}[kmg]")) {
+                throw new TypeConversionException("\"" + text + "\" is no size; expected bytes, or as 512m or 8g");
+            }
+            char last = Character.toLowerCase(text.charAt(text.length() - 1));
+            int shift = 10 * ("kmg".indexOf(last) + 1);
+            return Long.parseLong(text.replaceFirst("[A-Za-z]$", "")) << shift;
+        }
+    }
+}
