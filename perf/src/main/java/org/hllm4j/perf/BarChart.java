@@ -2,7 +2,6 @@ package org.hllm4j.perf;
 
 import java.util.ArrayList;
 import java.util.List;
-import java.util.Locale;
 
 /** Horizontal bars as an SVG picture. */
 final class BarChart {
@@ -33,19 +32,15 @@ final class BarChart {
     String svg() {
         double most = Math.max(line, bars.stream().mapToDouble(Bar::value).max().orElse(1));
         int height = 40 + STEP * bars.size() + 10;
-        StringBuilder svg = new StringBuilder(String.format(
-                Locale.ROOT,
-                "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\" font-size=\"12\">%n"
-                        + "<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>%n"
-                        + "<text x=\"10\" y=\"20\" font-size=\"14\" font-weight=\"bold\">%s</text>%n",
-                LABELS + BARS + 120,
-                height,
-                escape(title)));
+        StringBuilder svg = new StringBuilder(Report.text(
+                "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\""
+                        + " font-size=\"12\">%n<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>%n<text x=\"10\""
+                        + " y=\"20\" font-size=\"14\" font-weight=\"bold\">%s</text>%n",
+                LABELS + BARS + 120, height, escape(title)));
         int y = 40;
         for (Bar bar : bars) {
             double length = BARS * bar.value / most;
-            svg.append(String.format(
-                    Locale.ROOT,
+            svg.append(Report.text(
                     "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">%s</text>"
                             + "<rect x=\"%d\" y=\"%d\" width=\"%.1f\" height=\"14\" fill=\"#4472a8\"/>"
                             + "<text x=\"%.1f\" y=\"%d\">%s</text>%n",
@@ -62,12 +57,9 @@ final class BarChart {
         }
         if (line > 0) {
             double x = LABELS + BARS * line / most;
-            svg.append(String.format(
-                    Locale.ROOT,
+            svg.append(Report.text(
                     "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"34\" y2=\"%d\" stroke=\"#b03030\" stroke-dasharray=\"4 3\"/>%n",
-                    x,
-                    x,
-                    height - 8));
+                    x, x, height - 8));
         }
         return svg.append("</svg>\n").toString();
     }

@@ -36,7 +36,8 @@ import picocli.CommandLine.Spec;
             "  hllm bench --quick",
             "  hllm bench --llm SmolLM2-135M --items movies/items.csv --items beauty/items.csv --out report.md",
             "  hllm bench --llm model.gguf --items items.csv --peer V/bin/python --peers peers --peer-model hf-model",
-            "  hllm bench --only '^(roofline|gemm) '"
+            "  hllm bench --only '^(roofline|gemm) '",
+            "  hllm bench report --from perf/history.jsonl --out report.md"
         })
 public final class Bench implements Callable<Integer> {
     @Spec
@@ -46,24 +47,22 @@ public final class Bench implements Callable<Integer> {
     private boolean quick;
 
     @Option(
+            names = "--device",
+            paramLabel = "DEVICE",
+            description = "cpu; or a GPU, cuda or cuda-emulated: operations and random models at shapes of their own."
+                    + " Default: ${DEFAULT-VALUE}.")
+    private String device = "cpu";
+
+    @Option(
             names = "--items",
             paramLabel = "FILE",
-            description = "An items.csv; may be given several times. Needs --llm. "
-                    + "interactions.csv beside it is evaluated. Default: invented items.")
+            description = "An items.csv, with interactions.csv beside it; several times. Default: invented items.")
     private List<Path> items = List.of();
 
-    @Option(
-            names = "--llm",
-            paramLabel = "PATH",
-            description =
-                    "Hugging Face folder or GGUF file. Default: random weights " + "in the shape of SmolLM2-135M.")
+    @Option(names = "--llm", paramLabel = "PATH", description = "The model. Default: random, of SmolLM2-135M's shape.")
     private Path llm;
 
-    @Option(
-            names = "--peer",
-            paramLabel = "PYTHON",
-            description =
-                    "An interpreter with torch and transformers, to run the " + "programs of --peers beside ours.")
+    @Option(names = "--peer", paramLabel = "PYTHON", description = "An interpreter with torch and transformers.")
     private Path peer;
 
     @Option(names = "--peers", paramLabel = "DIR", description = "Folder of hf_hllm.py and torch_ops.py.")
@@ -72,33 +71,25 @@ public final class Bench implements Callable<Integer> {
     @Option(
             names = "--peer-model",
             paramLabel = "DIR",
-            description = "Hugging Face folder of the same model as --llm, for "
-                    + "hf_hllm.py; without it only torch_ops.py is run.")
+            description = "The model as a Hugging Face folder, for hf_hllm.py; without it only torch_ops.py is run.")
     private Path peerModel;
 
-    @Option(
-            names = "--blas",
-            paramLabel = "FILE",
-            description = "A library with cblas_sgemm to compare with, beside those "
-                    + "found in the usual places; may be given several times.")
+    @Option(names = "--blas", paramLabel = "FILE", description = "A cblas_sgemm beside those in the usual places.")
     private List<Path> blas = List.of();
+
+    @Option(names = "--whole", description = "Also whole catalogues: with a peer, half an hour or more.")
+    private boolean whole;
 
     @Option(names = "--only", paramLabel = "REGEX", description = "Measure what matches: 'gemm', '^embed .*whole', ...")
     private Pattern only = Pattern.compile("");
 
-    @Option(
-            names = "--threads",
-            paramLabel = "N",
-            description = "Compute threads, ours and the peer's. Default: all cores.")
+    @Option(names = "--threads", paramLabel = "N", description = "Threads, ours and the peer's. Default: all cores.")
     private int threads;
 
     @Option(names = "--runs", paramLabel = "N", description = "Timed runs of a row at least. Default: 5, quick 2.")
     private Integer runs;
 
-    @Option(
-            names = "--seconds-per-row",
-            paramLabel = "S",
-            description = "Time a row is repeated for. Default: 2, quick 0.05.")
+    @Option(names = "--seconds-per-row", paramLabel = "S", description = "Repetition. Default: 2, quick 0.05.")
     private Double seconds;
 
     @Option(names = "--jmh", description = "Also the seams between Java and native code, by JMH (half a minute).")
@@ -110,8 +101,11 @@ public final class Bench implements Callable<Integer> {
     @Option(
             names = "--history",
             paramLabel = "FILE",
-            description = "JSON lines that are appended to. Default: " + "${DEFAULT-VALUE}.")
+            description = "JSON lines to append to. Default: ${DEFAULT-VALUE}.")
     private Path history = Path.of("perf", "history.jsonl");
+
+    @Option(names = "--child", hidden = true, description = "Measures here what would have a process of its own.")
+    private boolean child;
 
     private Bench() {}
 
@@ -139,10 +133,15 @@ public final class Bench implements Callable<Integer> {
 
     @Override
     public Integer call() {
+        List<String> arguments = spec.commandLine().getParseResult().originalArgs();
         check(items.isEmpty() || llm != null, "--items needs --llm, for its tokenizer");
         check((peer == null) == (peers == null), "--peer and --peers belong together");
         check(peerModel == null || peer != null && llm != null, "--peer-model needs --peer, --peers and --llm");
         check(peerModel == null || !items.isEmpty(), "--peer-model needs --items: the peer embeds those");
+        check(
+                device.equals("cpu") || items.isEmpty() && llm == null && peer == null && blas.isEmpty() && !whole && !jmh,
+                "--device " + device + " invents items and weights: it goes with --quick, --only, --threads, --runs,"
+                        + " --seconds-per-row, --out and --history alone");
         check(threads >= 0, "--threads must be at least 0");
         check(runs == null || runs >= 1, "--runs must be at least 1");
         check(seconds == null || seconds >= 0, "--seconds-per-row must be at least 0");
@@ -156,11 +155,47 @@ public final class Bench implements Callable<Integer> {
                 runs != null ? runs : quick ? 2 : 5,
                 seconds != null ? seconds : quick ? 0.05 : 2,
                 Context.threads(),
-                quick);
-        Instant start = Instant.now().truncatedTo(ChronoUnit.SECONDS);
-        Machine machine = Machine.here();
-        terminal.println(machine.text());
+                quick,
+                whole,
+                child,
+                arguments);
+        Card card = device.equals("cpu") ? null : Card.of(device);
+        Report.Run run = new Report.Run(
+                Instant.now().truncatedTo(ChronoUnit.SECONDS).toString(),
+                "hllm bench " + String.join(" ", arguments),
+                Machine.here(card));
+        terminal.println(run.machine().text());
         Rows rows = new Rows(only, terminal);
+        if (card != null) {
+            measure(card, settings, rows);
+        } else {
+            measure(settings, rows);
+        }
+        Report report = Report.of(run, rows.all());
+        if (rows.all().isEmpty()) {
+            throw new HllmException("--only " + only + " matches nothing");
+        }
+        if (card != null) {
+            terminal.print(report.outcomes());
+        }
+        report.append(history);
+        if (out != null) {
+            report.write(out);
+        }
+        return rows.all().stream().allMatch(Row::ok) ? 0 : 1;
+    }
+
+    private void measure(Card card, Settings settings, Rows rows) {
+        try (Gpu gpu = new Gpu(device, card, settings, rows)) {
+            gpu.peaks();
+            List<GpuOps> operations = GpuOps.all(gpu);
+            operations.forEach(GpuOps::measure);
+            operations.getFirst().measureRest();
+            new GpuModel(gpu).measure();
+        }
+    }
+
+    private void measure(Settings settings, Rows rows) {
         try (Context context = Context.open("cpu")) {
             Roofline roofline = new Roofline(context, settings, Blas.find(blas, settings.threads()));
             Peer programs = peer == null ? null : new Peer(peer, peers, peerModel, settings.threads());
@@ -168,15 +203,19 @@ public final class Bench implements Callable<Integer> {
                 measure(session, roofline, rows);
             }
         }
-        Report report = new Report(machine, start, command(), rows.all());
-        if (rows.all().isEmpty()) {
-            throw new HllmException("--only " + only + " matches nothing");
-        }
-        report.append(history);
-        if (out != null) {
-            report.write(out);
-        }
-        return rows.all().stream().allMatch(Row::ok) ? 0 : 1;
+    }
+
+    @Command(
+            name = "report",
+            description = "Makes one report of the rows of a history; of a row measured several times, the last.",
+            mixinStandardHelpOptions = true)
+    int report(
+            @Option(names = "--from", required = true, paramLabel = "FILE", description = "JSON lines of earlier runs.")
+                    Path from,
+            @Option(names = "--out", required = true, paramLabel = "REPORT.md", description = "The report.") Path to) {
+        Report.makeFolder(to);
+        Report.read(from).write(to);
+        return 0;
     }
 
     private void measure(Session session, Roofline roofline, Rows rows) {
@@ -188,7 +227,7 @@ public final class Bench implements Callable<Integer> {
         }
         List<Items> sets = sets(session);
         EmbedRows embed = new EmbedRows(session);
-        if (session.hasHf()) {
+        if (session.hasHf() && !child) {
             embed.takeItemToken(sets);
         }
         new TrainRows(session).measure(sets.getFirst());
@@ -220,10 +259,5 @@ public final class Bench implements Callable<Integer> {
         if (!holds) {
             throw new ParameterException(spec.commandLine(), otherwise);
         }
-    }
-
-    private String command() {
-        return "hllm bench "
-                + String.join(" ", spec.commandLine().getParseResult().originalArgs());
     }
 }

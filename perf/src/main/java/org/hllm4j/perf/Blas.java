@@ -4,6 +4,7 @@ import java.io.IOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.FunctionDescriptor;
 import java.lang.foreign.Linker;
+import java.lang.foreign.MemoryLayout;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.SymbolLookup;
 import java.lang.foreign.ValueLayout;
@@ -11,6 +12,7 @@ import java.lang.invoke.MethodHandle;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Set;
@@ -84,36 +86,20 @@ final class Blas {
         setThreads(library, "openblas_set_num_threads", INT, threads);
         setThreads(library, "MKL_Set_Num_Threads", INT, threads);
         setThreads(library, "bli_thread_set_num_threads", LONG, threads);
-        MethodHandle sgemm = LINKER.downcallHandle(
-                symbol,
-                FunctionDescriptor.ofVoid(
-                        INT,
-                        INT,
-                        INT,
-                        INT,
-                        INT,
-                        INT,
-                        FLOAT,
-                        ValueLayout.ADDRESS,
-                        INT,
-                        ValueLayout.ADDRESS,
-                        INT,
-                        FLOAT,
-                        ValueLayout.ADDRESS,
-                        INT));
+        MemoryLayout[] arguments =
+                new MemoryLayout[14]; // order, transposes, sizes; alpha, a, b, beta, c with their strides
+        Arrays.fill(arguments, INT);
+        arguments[6] = arguments[11] = FLOAT;
+        arguments[7] = arguments[9] = arguments[12] = ValueLayout.ADDRESS;
+        MethodHandle sgemm = LINKER.downcallHandle(symbol, FunctionDescriptor.ofVoid(arguments));
         Path path = Path.of(place);
         return new Blas(path.getParent().getFileName() + "/" + path.getFileName(), sgemm);
     }
 
     private static void setThreads(SymbolLookup library, String function, ValueLayout type, int threads) {
         library.find(function).ifPresent(symbol -> {
-            MethodHandle set = LINKER.downcallHandle(symbol, FunctionDescriptor.ofVoid(type));
-            try {
-                if (type == LONG) {
-                    set.invokeExact((long) threads);
-                } else {
-                    set.invokeExact(threads);
-                }
+            try { // invoke: an int is widened where the function takes a long
+                LINKER.downcallHandle(symbol, FunctionDescriptor.ofVoid(type)).invoke(threads);
             } catch (Throwable e) {
                 throw new IllegalStateException(function, e);
             }

@@ -1,19 +1,12 @@
 package org.hllm4j.perf;
 
 import java.nio.file.Path;
-import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
-import java.util.Locale;
-import java.util.Map;
+import java.util.function.DoubleSupplier;
 import org.hllm4j.HllmException;
-import org.hllm4j.data.PackedTokens;
 import org.hllm4j.data.TokenTrie;
-import org.hllm4j.engine.Tensor;
-import org.hllm4j.engine.Workspace;
 import org.hllm4j.model.CatalogueEncoder;
-import org.hllm4j.model.Hllm;
-import org.hllm4j.model.ItemLlm;
 
 /** Catalogue embedding, from token ids to vectors in Java memory; what the trie saves; memory of the whole command. */
 final class EmbedRows {
@@ -38,7 +31,7 @@ final class EmbedRows {
             if (set.areLong()) {
                 session.rows.section(GROUP, name + " long first", () -> embed(set, FIRST, Items.LONG));
             }
-            if (set.size() > FIRST) {
+            if (session.settings.whole() && set.size() > FIRST) {
                 session.rows.section(GROUP, name + " whole", () -> embed(set, set.size(), Items.SHORT));
             }
         }
@@ -74,20 +67,8 @@ final class EmbedRows {
         }
 
         Peer.Answer run(int maxLength, String dtype) {
-            return session.peer.hf(
-                    "embed",
-                    "--items",
-                    csv,
-                    "--keys",
-                    keys,
-                    "--n",
-                    0,
-                    "--max-len",
-                    maxLength,
-                    "--dtype",
-                    dtype,
-                    "--out",
-                    npy);
+            String line = "embed --items %s --keys %s --n 0 --max-len %s --dtype %s --out %s";
+            return session.peer.hf(line, csv, keys, maxLength, dtype, npy);
         }
 
         float[] itemToken() {
@@ -102,23 +83,25 @@ final class EmbedRows {
 
     private void embed(Items set, int count, int maxLength) {
         int[][] tokens = set.tokens(session.settings.quick() ? Math.min(count, 96) : count, maxLength);
-        Hllm model = session.model();
+        session.model(); // loading it is not measured
         float[] vectors = new float[tokens.length * width];
-        Runnable ours =
-                () -> CatalogueEncoder.encode(model, tokens, CatalogueEncoder.DEFAULT_ROWS, null, (items, found) -> {
-                    float[] values = found.toFloats();
-                    for (int i = 0; i < items.length; i++) {
-                        System.arraycopy(values, i * width, vectors, items[i] * width, width);
-                    }
-                });
+        Profile[] profile = new Profile[1];
+        DoubleSupplier ours = () -> {
+            profile[0] = Profile.of(() -> encode(tokens, (items, found) -> {
+                float[] values = found.toFloats();
+                for (int i = 0; i < items.length; i++) {
+                    System.arraycopy(values, i * width, vectors, items[i] * width, width);
+                }
+            }));
+            return profile[0].seconds();
+        };
         Timing time;
         Row.Comparison comparison = null;
         if (session.hasHf() && set.catalogue() != null) {
             try (PeerEmbedding peer = new PeerEmbedding(set, tokens.length)) {
                 double[] worst = {0};
-                // The peer warms up with 8 items too.
-                CatalogueEncoder.encode(model, set.tokens(8, maxLength), 64, null, (items, found) -> {});
-                Session.Pairs pairs = session.pairs(() -> Timing.once(ours), () -> {
+                encode(set.tokens(8, maxLength), (items, found) -> {}); // the peer warms up with 8 items too
+                Session.Pairs pairs = session.pairs(ours, () -> {
                     Peer.Answer answer = peer.run(maxLength, "float32");
                     worst[0] = Math.max(worst[0], Peer.error(vectors, Peer.floats(peer.npy), width));
                     if (answer.line().path("tokens").asLong() != inputTokens(tokens)) {
@@ -127,124 +110,66 @@ final class EmbedRows {
                     return Peer.number(answer.line(), "seconds");
                 });
                 time = pairs.time();
-                comparison = Row.Comparison.of(
-                        Peer.HF + " embed",
-                        pairs.ours(),
-                        pairs.theirs(),
-                        worst[0] < TOLERANCE,
-                        String.format(Locale.ROOT, "largest relative error of a vector %.1e", worst[0]));
+                String check = Report.text("largest relative error of a vector %.1e", worst[0]);
+                comparison = pairs.with(Peer.HF + " embed", worst[0] < TOLERANCE, check);
             }
         } else {
-            time = Timing.of(session.settings, ours);
+            time = Timing.ofRuns(session.settings, ours);
         }
-
-        Trie trie = new Trie(tokens);
-        double seconds = time.median();
+        Work.Packs packs = Work.packs(session.config, tokens, CatalogueEncoder.DEFAULT_ROWS);
         String what = set.name() + (count == FIRST ? ", first items" : ", whole catalogue");
         session.rows.add(Row.of(GROUP, what + ", cut at " + maxLength, tokens.length + " items", time)
-                .arithmetic(trie.work.rate(seconds, session.roofline))
-                .useful(
-                        Row.Rate.of(tokens.length / seconds, "items/s"),
-                        Row.Rate.of(inputTokens(tokens) / seconds, "tokens/s"))
+                .arithmetic(packs.work().rate(time.median(), session.roofline))
+                .useful(tokens.length, "items")
+                .useful(inputTokens(tokens), "tokens")
                 .peer(comparison)
-                .note(String.format(
-                        Locale.ROOT,
-                        "%d of %d token rows computed; sorting and packing take %.1f %% of the time",
-                        trie.rows,
-                        inputTokens(tokens),
-                        100 * trie.seconds / seconds)));
+                .profile(profile[0])
+                .note(Report.text(
+                        "%d of %d token rows computed; %.1f %% of the time outside native operations",
+                        packs.rows(), inputTokens(tokens), 100 * profile[0].outside())));
+    }
+
+    private void encode(int[][] tokens, CatalogueEncoder.Sink sink) {
+        CatalogueEncoder.encode(session.model(), tokens, CatalogueEncoder.DEFAULT_ROWS, null, sink);
     }
 
     static long inputTokens(int[][] tokens) {
         return Arrays.stream(tokens).mapToLong(t -> t.length + 1).sum();
     }
 
-    /** What the encoder computes for these tokens, and the time that finding this out takes. */
-    private final class Trie {
-        final double seconds;
-        long rows;
-        Work work = Work.NOTHING;
-
-        Trie(int[][] tokens) {
-            List<PackedTokens> packs = new ArrayList<>();
-            seconds = Timing.once(() -> {
-                for (int[] chunk : TokenTrie.chunks(tokens, CatalogueEncoder.DEFAULT_ROWS)) {
-                    int[][] part = Arrays.stream(chunk).mapToObj(i -> tokens[i]).toArray(int[][]::new);
-                    packs.add(TokenTrie.pack(part, true, true));
-                }
-            });
-            for (PackedTokens pack : packs) {
-                rows += pack.rows();
-                work = work.plus(Work.forward(session.config, pack.rows(), pack.leaves()));
-            }
-        }
-    }
-
     /** Nodes per token, and that the vectors are those of items that share nothing. */
     private void trie(Items set) {
         int[][] all = set.tokens(set.size(), Items.SHORT);
-        Trie trie = new Trie(all);
+        long rows =
+                Work.packs(session.config, all, CatalogueEncoder.DEFAULT_ROWS).rows();
         int[][] some = set.tokens(64, Items.SHORT);
         double error = Peer.error(vectors(some, true), vectors(some, false), width);
         Row row = Row.of(TRIE, set.name(), all.length + " items", null)
-                .useful(Row.Rate.of((double) trie.rows / inputTokens(all), "nodes per token"))
-                .note(String.format(
-                        Locale.ROOT,
+                .useful(Row.Rate.of((double) rows / inputTokens(all), "nodes per token"))
+                .note(Report.text(
                         "%d of %d tokens, cut at %d; vectors differ by %.1e at most from those of items side by side",
-                        trie.rows,
-                        inputTokens(all),
-                        Items.SHORT,
-                        error));
+                        rows, inputTokens(all), Items.SHORT, error));
         session.rows.add(error < TOLERANCE ? row : Row.failed(TRIE, set.name(), "unequal vectors: " + row.note()));
     }
 
     private float[] vectors(int[][] tokens, boolean share) {
-        Hllm model = session.model();
-        PackedTokens pack = TokenTrie.pack(tokens, true, share);
-        try (Workspace workspace = session.context.workspace();
-                ItemLlm.Pass pass = model.items().forward(workspace, pack, false)) {
-            Tensor found = workspace.floats(tokens.length, width);
-            session.context.ops().gatherRows(found, pass.output(), workspace.ints(pack.outputRow()));
-            return found.toFloats();
-        }
+        return session.vectors(session.model(), TokenTrie.pack(tokens, true, share));
     }
 
     /** Peak of resident memory of the whole command against the peer's whole process. */
     private void memory(Items set, String dtype, String torchType) {
-        try (PeerEmbedding peer = new PeerEmbedding(set, FIRST)) {
-            List<String> command = new ArrayList<>(List.of(
-                    Path.of(System.getProperty("java.home"), "bin", "java").toString(),
-                    "-XX:+UseSerialGC",
-                    "--enable-native-access=ALL-UNNAMED"));
-            if (System.getProperty("hllm.library") != null) {
-                command.add("-Dhllm.library=" + System.getProperty("hllm.library"));
-            }
-            command.addAll(List.of(
-                    "-cp",
-                    System.getProperty("java.class.path"),
-                    "org.hllm4j.cli.Main",
-                    "embed",
-                    "--llm",
-                    session.llm.toString(),
-                    "--items",
-                    peer.csv.toString(),
-                    "--text-keys",
-                    peer.keys,
-                    "--dtype",
-                    dtype,
-                    "--out",
-                    peer.scratch.file("ours.npy").toString()));
-            double ours = Peer.execute(command, Map.of()).peakGb();
+        int count = session.settings.quick() ? 32 : FIRST;
+        try (PeerEmbedding peer = new PeerEmbedding(set, count)) {
+            List<String> line = Peer.words(
+                    "embed --llm %s --items %s --text-keys %s --dtype %s --threads %s --out %s",
+                    session.llm, peer.csv, peer.keys, dtype, session.settings.threads(), peer.scratch.file("ours.npy"));
+            double ours = Peer.java("org.hllm4j.cli.Main", line).peakGb();
             double theirs = peer.run(Items.SHORT, torchType).peakGb();
-            session.rows.add(Row.of("memory", "embed command, " + dtype + " weights", FIRST + " items", null)
-                    .memory(ours)
-                    .note(String.format(
-                            Locale.ROOT,
-                            "peak of the process; %s with %s: %.2f GB, of which ours is %.2f",
-                            Peer.HF,
-                            torchType,
-                            theirs,
-                            ours / theirs)));
+            session.rows.add(Row.of("memory", "embed command, " + dtype + " weights", count + " items", null)
+                    .memory(ours, theirs)
+                    .note(Report.text(
+                            "peaks of the processes; %s with %s; ours is %.2f of it",
+                            Peer.HF, torchType, ours / theirs)));
         }
     }
 }

@@ -43,14 +43,18 @@ record Items(String name, Catalogue catalogue, List<String> keys, int[][] tokens
 
     /** Invented items: a prompt of 9 tokens, then 6 to 40 tokens of a Zipf distribution. */
     static Items invented(int count, int vocabulary, long seed) {
-        Zipf zipf = new Zipf(1.3, seed);
         SplittableRandom random = new SplittableRandom(seed);
         int[][] tokens = new int[count][];
         for (int i = 0; i < count; i++) {
             tokens[i] = new int[9 + 6 + random.nextInt(35)];
-            Arrays.setAll(tokens[i], t -> t < 9 ? t + 1 : zipf.below(vocabulary));
+            Arrays.setAll(tokens[i], t -> t < 9 ? t + 1 : popular(vocabulary, random));
         }
         return new Items("invented", null, List.of(), tokens);
+    }
+
+    /** P(x) ~ (x + 1)^-1.3 for x = 0, 1, ...: few are drawn often. */
+    static int popular(int bound, SplittableRandom random) {
+        return (int) (Math.floor(Math.pow(1 - random.nextDouble(), -1 / 0.3) - 1) % bound);
     }
 
     int size() {

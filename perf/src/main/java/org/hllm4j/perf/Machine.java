@@ -3,12 +3,7 @@ package org.hllm4j.perf;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.Arrays;
-import java.util.LinkedHashMap;
 import java.util.List;
-import java.util.Locale;
-import java.util.Map;
-import java.util.Set;
 import org.hllm4j.engine.Context;
 
 /**
@@ -16,6 +11,7 @@ import org.hllm4j.engine.Context;
  *
  * @param load processes that wanted to run, on average over the minute before the start
  * @param commit of the checkout around the working directory, "+" when it was changed; "" when there is none
+ * @param gpu the card and its driver; null where the processor is measured
  */
 record Machine(
         String cpu,
@@ -27,11 +23,13 @@ record Machine(
         String jdk,
         String library,
         double load,
-        String commit) {
+        String commit,
+        String gpu) {
     private static final List<String> EXTENSIONS =
             List.of("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16", "i8mm");
 
-    static Machine here() {
+    /** @param card null: the processor is measured */
+    static Machine here(Card card) {
         return new Machine(
                 field("/proc/cpuinfo", "model name", System.getProperty("os.arch")),
                 extensions(),
@@ -42,7 +40,8 @@ record Machine(
                 Runtime.version().toString(),
                 Context.buildInfo(),
                 Double.parseDouble(read("/proc/loadavg", "0").split(" ")[0]),
-                checkout());
+                checkout(),
+                card == null ? null : card.text());
     }
 
     /** Whether others compute here too, so that times mean little. */
@@ -51,9 +50,9 @@ record Machine(
     }
 
     String text() {
-        return String.format(
-                Locale.ROOT,
-                "%s (%s), %d cores, %d threads, %.1f GB, %s, JDK %s, %s, load %.2f%s%s",
+        return Report.text(
+                "%s%s (%s), %d cores, %d threads, %.1f GB, %s, JDK %s, %s, load %.2f%s%s",
+                gpu == null ? "" : gpu + "; ",
                 cpu,
                 isa,
                 cores,
@@ -67,26 +66,9 @@ record Machine(
                 commit.isEmpty() ? "" : ", commit " + commit);
     }
 
-    Map<String, Object> asMap() {
-        Map<String, Object> map = new LinkedHashMap<>();
-        map.put("cpu", cpu);
-        map.put("isa", isa);
-        map.put("cores", cores);
-        map.put("threads", threads);
-        map.put("memory_gb_total", memoryGb);
-        map.put("os", os);
-        map.put("jdk", jdk);
-        map.put("library", library);
-        map.put("load", load);
-        map.put("commit", commit);
-        return map;
-    }
-
     private static String extensions() {
-        Set<String> flags = Set.of(Arrays.stream(field("/proc/cpuinfo", "flags", field("/proc/cpuinfo", "Features", ""))
-                        .split(" "))
-                .distinct()
-                .toArray(String[]::new));
+        String all = field("/proc/cpuinfo", "flags", field("/proc/cpuinfo", "Features", ""));
+        List<String> flags = List.of(all.split(" "));
         return String.join(" ", EXTENSIONS.stream().filter(flags::contains).toList());
     }
 

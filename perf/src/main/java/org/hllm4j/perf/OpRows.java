@@ -2,13 +2,10 @@ package org.hllm4j.perf;
 
 import java.util.ArrayList;
 import java.util.Arrays;
-import java.util.LinkedHashMap;
 import java.util.List;
-import java.util.Locale;
-import java.util.Map;
 import java.util.SplittableRandom;
 import java.util.function.ToDoubleFunction;
-import java.util.stream.IntStream;
+import java.util.stream.DoubleStream;
 import org.hllm4j.HllmException;
 import org.hllm4j.engine.Context;
 import org.hllm4j.engine.DType;
@@ -23,6 +20,9 @@ final class OpRows implements AutoCloseable {
     static final String GROUP = "op";
     private static final int WIDTH = 576;
     private static final int K = 10;
+    private static final int PART = 10_000; // rows copied at a time
+    private static final String CHECK = "random inputs there; here a small loss, one query and the roofline's products"
+            + " are checked in double precision";
     private static final int BLOCK = 1 << 18; // elements filled at a time
 
     private final Session session;
@@ -70,14 +70,33 @@ final class OpRows implements AutoCloseable {
 
     // ---- What torch_ops.py does too ---------------------------------------------------------------------------------
 
-    /** An operation, the seconds that the peer's answer gives for it, and what of ours was checked. */
-    private record Op(Runnable call, ToDoubleFunction<Peer.Answer> peer, String check) {}
+    /** An operation and the peer's: how long its answer says that took. */
+    private record Op(
+            String name,
+            String size,
+            Runnable call,
+            ToDoubleFunction<Peer.Answer> peer,
+            List<Double> ours,
+            List<Double> theirs) {
+        Op(String name, String size, Runnable call, ToDoubleFunction<Peer.Answer> peer) {
+            this(name, size, call, peer, new ArrayList<>(), new ArrayList<>());
+        }
+
+        Row row(Settings settings) {
+            if (ours.isEmpty()) {
+                return Row.of(GROUP, name, size, Timing.of(settings, call));
+            }
+            return Row.of(GROUP, name, size, Timing.of(ours))
+                    .peer(Row.Comparison.of(Peer.TORCH, ours, theirs, null, CHECK));
+        }
+    }
 
     private void besideTorch() {
         int positions = quick ? 64 : 1024;
         int negatives = quick ? 1024 : 28_672;
         long items = quick ? 20_000 : 1_000_000;
         long square = quick ? 256 : 2048;
+        double cube = 2 * Math.pow(square, 3);
         checkInfonce();
         try (Loss loss = new Loss(positions, negatives);
                 Retrieval retrieval = new Retrieval(items);
@@ -85,118 +104,61 @@ final class OpRows implements AutoCloseable {
                 Tensor c = context.zeros(DType.F32, square, square)) {
             Double extra = Memory.extraGb(loss::run);
             retrieval.check();
-            double topk = 2.0 * 64 * items * WIDTH;
-            double bytes = 4.0 * items * WIDTH;
-            Map<String, Op> all = new LinkedHashMap<>();
-            all.put(
-                    "infonce",
-                    new Op(loss::run, answer -> answer.number("infonce", "seconds"), "the loss of a small case"));
-            all.put(
-                    "topk",
-                    new Op(
-                            () -> retrieval.run(64),
-                            answer -> answer.number("topk", "seconds"),
-                            "the scores of one query"));
-            all.put(
-                    "topk1",
-                    new Op(
-                            () -> retrieval.run(1),
-                            answer -> answer.number("topk1", "seconds"),
-                            "the scores of one query"));
-            all.put(
-                    "matmul",
-                    new Op(
-                            () -> ops.matmul(c, a, a, false, false, false),
-                            answer -> 2 * Math.pow(square, 3) / 1e9 / answer.number("gemm 2048", "gflops"),
-                            "the products of the roofline"));
-            Map<String, Timing> times = new LinkedHashMap<>();
-            Map<String, Row.Comparison> comparisons = new LinkedHashMap<>();
-            String[] peerMemory = {""};
-            time(all, times, comparisons, peerMemory);
-
-            double four = 8.0 * positions * negatives * WIDTH;
-            session.rows.add(row(
-                            "InfoNCE forward and backward",
-                            positions + " x " + negatives + " x " + WIDTH,
-                            "infonce",
-                            times,
-                            comparisons)
-                    .arithmetic(Row.Rate.of(
-                            four / times.get("infonce").median() / 1e9,
-                            "GFLOP/s",
-                            gemm(positions, 3072, WIDTH),
-                            "best GEMM"))
-                    .memory(extra)
-                    .note("rate: four GEMMs; memory: extra, gradients included" + peerMemory[0]));
-            session.rows.add(row("top 10 for 64 users", items + " x " + WIDTH, "topk", times, comparisons)
-                    .arithmetic(Row.Rate.of(
-                            topk / times.get("topk").median() / 1e9,
-                            "GFLOP/s",
-                            gemm(64, 3072, WIDTH),
-                            "best GEMM at 64 rows"))
-                    .useful(Row.Rate.of(64 / times.get("topk").median(), "users/s")));
-            session.rows.add(row("top 10 for one user", items + " x " + WIDTH, "topk1", times, comparisons)
-                    .arithmetic(Row.Rate.of(
-                            bytes / times.get("topk1").median() / 1e9,
-                            "GB/s",
-                            session.roofline.readBytes() / 1e9,
-                            Roofline.READ))
-                    .useful(Row.Rate.of(1 / times.get("topk1").median(), "users/s")));
-            session.rows.add(row("matrix product", square + "^3", "matmul", times, comparisons)
-                    .arithmetic(Row.Rate.of(
-                            2 * Math.pow(square, 3) / times.get("matmul").median() / 1e9, "GFLOP/s")));
+            String table = items + " x " + WIDTH;
+            Op infonce = new Op(
+                    "InfoNCE forward and backward",
+                    positions + " x " + negatives + " x " + WIDTH,
+                    loss::run,
+                    answer -> answer.number("infonce", "seconds"));
+            Op many = new Op(
+                    "top 10 for 64 users", table, () -> retrieval.run(64), answer -> answer.number("topk", "seconds"));
+            Op one = new Op(
+                    "top 10 for one user", table, () -> retrieval.run(1), answer -> answer.number("topk1", "seconds"));
+            Op product = new Op(
+                    "matrix product",
+                    square + "^3",
+                    () -> ops.matmul(c, a, a, false, false, false),
+                    answer -> cube / 1e9 / answer.number("gemm 2048", "gflops"));
+            Double peerExtra = pair(List.of(infonce, many, one, product));
+            Settings settings = session.settings;
+            session.rows.add(infonce.row(settings)
+                    .arithmetic(8.0 * positions * negatives * WIDTH, "GFLOP/s", gemm(positions), "best GEMM")
+                    .memory(extra, peerExtra)
+                    .note("rate: four GEMMs; memory: extra, gradients included"));
+            session.rows.add(many.row(settings)
+                    .arithmetic(128.0 * items * WIDTH, "GFLOP/s", gemm(64), "best GEMM at 64 rows")
+                    .useful(64, "users"));
+            session.rows.add(one.row(settings)
+                    .arithmetic(4.0 * items * WIDTH, "GB/s", session.roofline.readBytes(), Roofline.READ)
+                    .useful(1, "users"));
+            session.rows.add(product.row(settings)
+                    .arithmetic(cube, "GFLOP/s", gemm(square), "best GEMM at " + square + " rows"));
         }
     }
 
-    private double gemm(long m, long n, long k) {
-        return session.roofline.flops(new Work.Gemm(m, n, k)) / 1e9;
+    /** FLOP/s of the best library at so many rows. */
+    private double gemm(long rows) {
+        return session.roofline.flops(new Work.Gemm(rows, 3072, WIDTH));
     }
 
-    private static Row row(
-            String name, String size, String key, Map<String, Timing> times, Map<String, Row.Comparison> comparisons) {
-        return Row.of(GROUP, name, size, times.get(key)).peer(comparisons.get(key));
-    }
-
-    /** Times all; with a peer, one run of its program after each of ours, all operations at once. */
-    private void time(
-            Map<String, Op> all,
-            Map<String, Timing> times,
-            Map<String, Row.Comparison> comparisons,
-            String[] peerMemory) {
+    /** With a peer, runs all, its program after each of ours; returns the extra memory of its loss. */
+    private Double pair(List<Op> all) {
         // torch_ops.py takes every core, and its sizes are fixed.
-        boolean pair = session.peer != null
-                && !quick
-                && session.settings.threads() == Runtime.getRuntime().availableProcessors();
-        if (!pair) {
-            all.forEach((key, op) -> times.put(key, Timing.of(session.settings, op.call)));
-            return;
-        }
-        Map<String, List<Double>> ours = new LinkedHashMap<>();
-        Map<String, List<Double>> theirs = new LinkedHashMap<>();
-        for (int run = 0; run < session.settings.runs(); run++) {
-            // The best of three, as there.
-            all.forEach((key, op) -> ours.computeIfAbsent(key, k -> new ArrayList<>())
-                    .add(IntStream.range(0, 3)
-                            .mapToDouble(i -> Timing.once(op.call))
-                            .min()
-                            .getAsDouble()));
+        boolean alike =
+                !quick && session.settings.threads() == Runtime.getRuntime().availableProcessors();
+        Double extra = null;
+        for (int run = 0; session.peer != null && alike && run < session.settings.runs(); run++) {
+            for (Op op : all) { // the best of three, as there
+                op.ours.add(DoubleStream.generate(() -> Timing.once(op.call))
+                        .limit(3)
+                        .min()
+                        .getAsDouble());
+            }
             Peer.Answer answer = session.peer.torch();
-            all.forEach((key, op) ->
-                    theirs.computeIfAbsent(key, k -> new ArrayList<>()).add(op.peer.applyAsDouble(answer)));
-            peerMemory[0] = String.format(
-                    Locale.ROOT, "; the peer's extra: %.2f GB", answer.number("infonce", "extra_peak_gb"));
+            all.forEach(op -> op.theirs.add(op.peer.applyAsDouble(answer)));
+            extra = answer.number("infonce", "extra_peak_gb");
         }
-        all.forEach((key, op) -> {
-            times.put(key, new Timing(ours.get(key)));
-            comparisons.put(
-                    key,
-                    Row.Comparison.of(
-                            Peer.TORCH,
-                            ours.get(key),
-                            theirs.get(key),
-                            null,
-                            "random inputs there; checked against double precision: " + op.check));
-        });
+        return extra;
     }
 
     /** Loss and all gradients, in tensors made for each run: what a caller without any memory of its own needs. */
@@ -216,11 +178,7 @@ final class OpRows implements AutoCloseable {
             n = random(context, negatives, WIDTH);
         }
 
-        void run() {
-            loss();
-        }
-
-        double loss() {
+        double run() {
             try (Tensor du = context.zeros(DType.F32, positions, WIDTH);
                     Tensor dp = context.zeros(DType.F32, positions, WIDTH);
                     Tensor dn = context.zeros(DType.F32, negatives, WIDTH);
@@ -255,7 +213,7 @@ final class OpRows implements AutoCloseable {
                 }
                 expected -= Math.log(target / sum) / 5;
             }
-            double loss = small.loss();
+            double loss = small.run();
             if (!(Math.abs(loss / expected - 1) < 1e-4)) {
                 throw new HllmException("InfoNCE: the loss is " + loss + ", not " + expected);
             }
@@ -267,9 +225,11 @@ final class OpRows implements AutoCloseable {
     }
 
     private static double dot(float[] a, int i, float[] b, int j) {
-        return IntStream.range(0, WIDTH)
-                .mapToDouble(d -> (double) a[i * WIDTH + d] * b[j * WIDTH + d])
-                .sum();
+        double sum = 0;
+        for (int d = 0; d < WIDTH; d++) {
+            sum += (double) a[i * WIDTH + d] * b[j * WIDTH + d];
+        }
+        return sum;
     }
 
     /** Cosine retrieval from a normalised table. */
@@ -295,19 +255,19 @@ final class OpRows implements AutoCloseable {
             run(64);
             float[] query = queries.rows(63, 64).toFloats();
             double[] all = new double[(int) table.size(0)];
-            int part = 10_000;
-            for (int begin = 0; begin < all.length; begin += part) {
-                int end = Math.min(all.length, begin + part);
-                float[] rows = table.rows(begin, end).toFloats();
-                int first = begin;
-                IntStream.range(begin, end).parallel().forEach(row -> all[row] = dot(query, 0, rows, row - first));
+            for (int first = 0; first < all.length; first += PART) {
+                float[] rows =
+                        table.rows(first, Math.min(all.length, first + PART)).toFloats();
+                for (int i = 0; i < rows.length / WIDTH; i++) {
+                    all[first + i] = dot(query, 0, rows, i);
+                }
             }
-            double[] best = Arrays.stream(all).sorted().toArray();
+            Arrays.sort(all);
             float[] scored = scores.rows(63, 64).toFloats();
             for (int k = 0; k < K; k++) {
-                if (!(Math.abs(scored[k] - best[best.length - 1 - k]) < 1e-4)) {
-                    throw new HllmException(
-                            "top-k: score " + k + " is " + scored[k] + ", not " + best[best.length - 1 - k]);
+                double best = all[all.length - 1 - k];
+                if (!(Math.abs(scored[k] - best) < 1e-4)) {
+                    throw new HllmException("top-k: score " + k + " is " + scored[k] + ", not " + best);
                 }
             }
         }
@@ -343,14 +303,10 @@ final class OpRows implements AutoCloseable {
                     gradients.reshape(size),
                     moment1,
                     moment2);
-            Timing time = Timing.of(session.settings, () -> ops.adamw(call));
             // Four arrays are read, three of them written.
-            session.rows.add(Row.of(GROUP, "AdamW", size + " parameters", time)
-                    .arithmetic(Row.Rate.of(
-                            28.0 * size / time.median() / 1e9,
-                            "GB/s",
-                            session.roofline.copyBytes() / 1e9,
-                            Roofline.COPY)));
+            session.rows.add(
+                    Row.of(GROUP, "AdamW", size + " parameters", Timing.of(session.settings, () -> ops.adamw(call)))
+                            .arithmetic(28.0 * size, "GB/s", session.roofline.copyBytes(), Roofline.COPY));
         }
     }
 
@@ -369,31 +325,36 @@ final class OpRows implements AutoCloseable {
                 Tensor flat = random(context, rows, (heads + 2 * kvHeads) * wide);
                 Tensor gradient = context.zeros(DType.F32, rows, (heads + 2 * kvHeads) * wide);
                 Tensor out = context.zeros(DType.F32, rows, heads, wide);
-                Tensor dout = random(context, rows, heads * wide);
+                Tensor dflat = random(context, rows, heads * wide);
                 Tensor lse = context.zeros(DType.F32, heads, rows)) {
-            Tensor q = flat.columns(0, heads * wide).reshape(rows, heads, wide);
-            Tensor k = flat.columns(heads * wide, (heads + kvHeads) * wide).reshape(rows, kvHeads, wide);
-            Tensor v = flat.columns((heads + kvHeads) * wide, (heads + 2 * kvHeads) * wide)
-                    .reshape(rows, kvHeads, wide);
-            Tensor dq = gradient.columns(0, heads * wide).reshape(rows, heads, wide);
-            Tensor dk = gradient.columns(heads * wide, (heads + kvHeads) * wide).reshape(rows, kvHeads, wide);
-            Tensor dv = gradient.columns((heads + kvHeads) * wide, (heads + 2 * kvHeads) * wide)
-                    .reshape(rows, kvHeads, wide);
-            Timing forward = Timing.of(session.settings, () -> ops.attentionForward(out, lse, q, k, v, plan, scale));
+            Tensor[] qkv = split(flat, heads, kvHeads, wide);
+            Tensor[] d = split(gradient, heads, kvHeads, wide);
+            Tensor dout = dflat.reshape(rows, heads, wide);
+            Timing forward = Timing.of(
+                    session.settings, () -> ops.attentionForward(out, lse, qkv[0], qkv[1], qkv[2], plan, scale));
             Timing backward = Timing.of(
                     session.settings,
-                    () -> ops.attentionBackward(
-                            dq, dk, dv, out, lse, dout.reshape(rows, heads, wide), q, k, v, plan, scale));
+                    () -> ops.attentionBackward(d[0], d[1], d[2], out, lse, dout, qkv[0], qkv[1], qkv[2], plan, scale));
             // Two products over the keys that each query sees; five in the backward pass.
             double products = 2.0 * heads * wide * count * length * (length + 1) / 2;
-            double best = gemm(1024, 3072, WIDTH);
             String size = count + " x " + length + " " + what;
+            String roofline = "best GEMM at 1024 rows";
             session.rows.add(Row.of(GROUP, "attention forward", size, forward)
-                    .arithmetic(Row.Rate.of(
-                            2 * products / forward.median() / 1e9, "GFLOP/s", best, "best GEMM at 1024 rows")));
+                    .arithmetic(2 * products, "GFLOP/s", gemm(1024), roofline));
             session.rows.add(Row.of(GROUP, "attention backward", size, backward)
-                    .arithmetic(Row.Rate.of(
-                            5 * products / backward.median() / 1e9, "GFLOP/s", best, "best GEMM at 1024 rows")));
+                    .arithmetic(5 * products, "GFLOP/s", gemm(1024), roofline));
         }
+    }
+
+    /** Queries, keys and values [T, heads, Dh], side by side in one matrix. */
+    static Tensor[] split(Tensor flat, long heads, long kvHeads, long wide) {
+        long rows = flat.size(0);
+        long keys = heads * wide;
+        long values = keys + kvHeads * wide;
+        return new Tensor[] {
+            flat.columns(0, keys).reshape(rows, heads, wide),
+            flat.columns(keys, values).reshape(rows, kvHeads, wide),
+            flat.columns(values, flat.size(1)).reshape(rows, kvHeads, wide)
+        };
     }
 }

@@ -9,6 +9,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Iterator;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
@@ -32,17 +33,17 @@ record Peer(Path python, Path scripts, Path model, int threads) {
      * of an earlier operation; so the first of each two questions makes Linux count anew.
      */
     private static final String FRESH_PEAKS = """
-            import itertools, resource, runpy, sys, types
-            calls = itertools.count()
-            def peak(who):
-                if next(calls) % 2 == 0:
-                    with open("/proc/self/clear_refs", "w") as peaks: peaks.write("5")
-                with open("/proc/self/status") as status:
-                    lines = [line for line in status if line.startswith("VmHWM:")]
-                return types.SimpleNamespace(ru_maxrss=int(lines[0].split()[1]))
-            resource.getrusage = peak
-            runpy.run_path(sys.argv[1], run_name="__main__")
-            """;
+        import itertools, resource, runpy, sys, types
+        calls = itertools.count()
+        def peak(who):
+            if next(calls) % 2 == 0:
+                with open("/proc/self/clear_refs", "w") as peaks: peaks.write("5")
+            with open("/proc/self/status") as status:
+                lines = [line for line in status if line.startswith("VmHWM:")]
+            return types.SimpleNamespace(ru_maxrss=int(lines[0].split()[1]))
+        resource.getrusage = peak
+        runpy.run_path(sys.argv[1], run_name="__main__")
+        """;
 
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final int SHOWN = 2000; // characters of an error
@@ -95,12 +96,19 @@ record Peer(Path python, Path scripts, Path model, int threads) {
         return lines;
     }
 
-    /** Runs {@code hf_hllm.py} on the model. */
-    Answer hf(String what, Object... options) {
-        List<String> arguments =
-                new ArrayList<>(List.of(what, "--model", model.toString(), "--threads", Integer.toString(threads)));
-        Arrays.stream(options).map(Object::toString).forEach(arguments::add);
-        return run(HF, arguments.toArray(String[]::new));
+    /** The words of a command line; each %s is the next value, whatever is in it. */
+    static List<String> words(String line, Object... values) {
+        Iterator<Object> next = List.of(values).iterator();
+        return Arrays.stream(line.split(" "))
+                .map(word -> word.equals("%s") ? next.next().toString() : word)
+                .toList();
+    }
+
+    /** Runs {@code hf_hllm.py} on the model, see {@link #words}. */
+    Answer hf(String line, Object... values) {
+        List<String> arguments = new ArrayList<>(words(line, values));
+        arguments.addAll(words("--model %s --threads %s", model, threads));
+        return python(scripts.resolve(HF).toString(), arguments.toArray(String[]::new));
     }
 
     /** Runs {@code torch_ops.py}, so that the memory it reports of an operation is not hidden by an earlier peak. */
@@ -108,29 +116,31 @@ record Peer(Path python, Path scripts, Path model, int threads) {
         return python("-c", FRESH_PEAKS, scripts.resolve(TORCH).toString());
     }
 
-    private Answer run(String script, String... arguments) {
-        return python(scripts.resolve(script).toString(), arguments);
-    }
-
     /** Runs the interpreter on a file, or on a program given after "-c". */
     Answer python(String first, String... arguments) {
         List<String> command = new ArrayList<>(List.of(python.toString(), first));
         command.addAll(List.of(arguments));
-        return execute(
-                command,
-                Map.of(
-                        "OMP_NUM_THREADS", Integer.toString(threads),
-                        "MKL_NUM_THREADS", Integer.toString(threads),
-                        "HF_HUB_OFFLINE", "1"));
+        String team = Integer.toString(threads);
+        return execute(command, Map.of("OMP_NUM_THREADS", team, "MKL_NUM_THREADS", team, "HF_HUB_OFFLINE", "1"));
+    }
+
+    /** Runs a class of this program in a process of its own, as the launcher would. */
+    static Answer java(String main, List<String> arguments) {
+        Path java = Path.of(System.getProperty("java.home"), "bin", "java");
+        List<String> command = new ArrayList<>(words("%s -XX:+UseSerialGC --enable-native-access=ALL-UNNAMED", java));
+        if (System.getProperty("hllm.library") != null) {
+            command.add("-Dhllm.library=" + System.getProperty("hllm.library"));
+        }
+        command.addAll(words("-cp %s %s", System.getProperty("java.class.path"), main));
+        command.addAll(arguments);
+        return execute(command, Map.of());
     }
 
     /** Runs a command to its end; an exit status other than 0 is an error. */
     static Answer execute(List<String> command, Map<String, String> environment) {
-        Path out = null;
-        Path err = null;
-        try {
-            out = Files.createTempFile("hllm-bench", ".out");
-            err = Files.createTempFile("hllm-bench", ".err");
+        try (Scratch scratch = Scratch.open()) {
+            Path out = scratch.file("out");
+            Path err = scratch.file("err");
             ProcessBuilder builder =
                     new ProcessBuilder(command).redirectOutput(out.toFile()).redirectError(err.toFile());
             builder.environment().putAll(environment);
@@ -146,7 +156,7 @@ record Peer(Path python, Path scripts, Path model, int threads) {
             }
             if (process.exitValue() != 0) {
                 String said = Files.readString(err);
-                throw new HllmException(String.join(" ", command) + ": exit status " + process.exitValue() + ": "
+                throw new HllmException(command.getFirst() + ": exit status " + process.exitValue() + ": "
                         + said.substring(Math.max(0, said.length() - SHOWN)));
             }
             return new Answer(Files.readString(out), peak);
@@ -154,19 +164,6 @@ record Peer(Path python, Path scripts, Path model, int threads) {
             throw new HllmException(command.getFirst() + ": cannot be run: " + e, e);
         } catch (InterruptedException e) {
             throw new HllmException("interrupted", e);
-        } finally {
-            delete(out);
-            delete(err);
-        }
-    }
-
-    private static void delete(Path file) {
-        try {
-            if (file != null) {
-                Files.deleteIfExists(file);
-            }
-        } catch (IOException e) {
-            throw new HllmException(file + ": cannot be deleted: " + e, e);
         }
     }
 

@@ -4,12 +4,12 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
+import java.util.Comparator;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.SplittableRandom;
-import java.util.stream.IntStream;
 import org.hllm4j.HllmException;
 import org.hllm4j.engine.Context;
 import org.hllm4j.engine.DType;
@@ -27,7 +27,6 @@ final class Roofline {
     static final String READ = "read bandwidth";
     static final String COPY = "copy bandwidth";
     private static final String BF16 = "hllm, bf16 weights";
-    private static final int BLOCK = 1 << 20; // elements filled with one generator
 
     private final Context context;
     private final Settings settings;
@@ -95,7 +94,7 @@ final class Roofline {
     double flops(Work.Gemm gemm) {
         int nearest = Arrays.stream(rows)
                 .boxed()
-                .min((a, b) -> Double.compare(distance(a, gemm.m()), distance(b, gemm.m())))
+                .min(Comparator.comparingDouble(m -> Math.abs(Math.log((double) m / gemm.m()))))
                 .orElseThrow();
         Work.Gemm shape = gemm.rows(nearest);
         double seconds = times(shape).entrySet().stream()
@@ -106,30 +105,22 @@ final class Roofline {
         return shape.flops() / seconds;
     }
 
-    private static double distance(double a, double b) {
-        return Math.abs(Math.log(a / b));
-    }
-
     /** A row for each library, layer of the model, and number of rows. */
     void gemmRows(Rows into, String model, ModelConfig config) {
         Work.layer(config).forEach((layer, one) -> {
             for (int m : rows) {
                 Work.Gemm gemm = one.rows(m);
+                String name = model + " " + layer;
                 into.section(
                         "gemm",
-                        model + " " + layer + " " + m + " rows",
+                        name + " " + m + " rows",
                         () -> times(gemm).forEach((library, time) -> {
-                            // One row reads the weights and hardly computes.
+                            Row row = Row.of("gemm", name + ", " + library, gemm.toString(), time);
                             double bytes = gemm.n() * gemm.k() * (library.equals(BF16) ? 2.0 : 4.0);
-                            Row.Rate rate = m == 1
-                                    ? Row.Rate.of(bytes / time.median() / 1e9, "GB/s", readBytes() / 1e9, READ)
-                                    : Row.Rate.of(
-                                            gemm.flops() / time.median() / 1e9,
-                                            "GFLOP/s",
-                                            flops(gemm) / 1e9,
-                                            "best GEMM f32");
-                            into.add(Row.of("gemm", model + " " + layer + ", " + library, gemm.toString(), time)
-                                    .arithmetic(rate));
+                            into.add(
+                                    m == 1 // reads the weights and hardly computes
+                                            ? row.arithmetic(bytes, "GB/s", readBytes(), READ)
+                                            : row.arithmetic(gemm.flops(), "GFLOP/s", flops(gemm), "best GEMM f32"));
                         }));
             }
         });
@@ -200,12 +191,10 @@ final class Roofline {
     /** Uniform in [-1, 1). */
     private static MemorySegment random(Arena arena, long count, long seed) {
         MemorySegment values = arena.allocate(Float.BYTES * count, 64);
-        IntStream.range(0, (int) Math.ceilDiv(count, BLOCK)).parallel().forEach(block -> {
-            SplittableRandom random = new SplittableRandom(seed << 32 | block);
-            for (long i = (long) block * BLOCK; i < Math.min(count, (block + 1L) * BLOCK); i++) {
-                values.setAtIndex(ValueLayout.JAVA_FLOAT, i, random.nextInt() * 0x1p-31f);
-            }
-        });
+        SplittableRandom random = new SplittableRandom(seed);
+        for (long i = 0; i < count; i++) {
+            values.setAtIndex(ValueLayout.JAVA_FLOAT, i, random.nextInt() * 0x1p-31f);
+        }
         return values;
     }
 }

@@ -1,9 +1,8 @@
 package org.hllm4j.perf;
 
 import java.util.ArrayList;
-import java.util.LinkedHashMap;
 import java.util.List;
-import java.util.Map;
+import java.util.stream.IntStream;
 
 /**
  * One line of the report.
@@ -12,7 +11,9 @@ import java.util.Map;
  * @param arithmetic what was computed or moved, over time; null where that is no figure of merit
  * @param useful what the caller got for it: items/s, tokens/s of the input, whatever was saved
  * @param memoryGb peak of resident memory, 10^9 bytes, as the note says; null where it was not measured
+ * @param peerMemoryGb the peer's
  * @param peer null without one
+ * @param profile of the last timed run; null where none was made
  */
 record Row(
         String group,
@@ -22,7 +23,9 @@ record Row(
         Rate arithmetic,
         List<Rate> useful,
         Double memoryGb,
+        Double peerMemoryGb,
         Comparison peer,
+        Profile profile,
         String note,
         boolean failed) {
 
@@ -56,82 +59,64 @@ record Row(
             if (ours.size() != theirs.size()) {
                 throw new IllegalArgumentException(ours.size() + " runs cannot be paired with " + theirs.size());
             }
-            List<Double> ratios = new ArrayList<>();
-            for (int i = 0; i < ours.size(); i++) {
-                ratios.add(theirs.get(i) / ours.get(i));
-            }
+            List<Double> ratios = IntStream.range(0, ours.size())
+                    .mapToObj(i -> theirs.get(i) / ours.get(i))
+                    .toList();
             return new Comparison(peer, Timing.median(theirs), Timing.median(ratios), ours.size(), agrees, check);
         }
     }
 
     static Row of(String group, String name, String size, Timing time) {
-        return new Row(group, name, size, time, null, List.of(), null, null, "", false);
+        return new Row(group, name, size, time, null, List.of(), null, null, null, null, "", false);
     }
 
     static Row failed(String group, String name, String why) {
-        return new Row(group, name, "", null, null, List.of(), null, null, "FAILED: " + why, true);
+        return new Row(group, name, "", null, null, List.of(), null, null, null, null, "FAILED: " + why, true);
     }
 
-    Row arithmetic(Rate rate) {
-        return new Row(group, name, size, time, rate, useful, memoryGb, peer, note, failed);
+    Row arithmetic(Rate it) {
+        return new Row(group, name, size, time, it, useful, memoryGb, peerMemoryGb, peer, profile, note, failed);
     }
 
-    Row useful(Rate... rates) {
-        return new Row(group, name, size, time, arithmetic, List.of(rates), memoryGb, peer, note, failed);
+    /** So much computed or moved in a run, in billions of the unit a second. */
+    Row arithmetic(double amount, String unit, double bestPerSecond, String roofline) {
+        return arithmetic(Rate.of(amount / time.median() / 1e9, unit, bestPerSecond / 1e9, roofline));
     }
 
-    Row memory(Double gb) {
-        return new Row(group, name, size, time, arithmetic, useful, gb, peer, note, failed);
+    Row useful(Rate it) {
+        List<Rate> all = new ArrayList<>(useful);
+        all.add(it);
+        return new Row(group, name, size, time, arithmetic, all, memoryGb, peerMemoryGb, peer, profile, note, failed);
     }
 
-    Row peer(Comparison comparison) {
-        return new Row(group, name, size, time, arithmetic, useful, memoryGb, comparison, note, failed);
+    /** So many in a run. */
+    Row useful(double count, String unit) {
+        return useful(Rate.of(count / time.median(), unit + "/s"));
     }
 
-    Row note(String text) {
-        return new Row(group, name, size, time, arithmetic, useful, memoryGb, peer, text, failed);
+    Row memory(Double ours, Double theirs) {
+        return new Row(group, name, size, time, arithmetic, useful, ours, theirs, peer, profile, note, failed);
+    }
+
+    Row peer(Comparison it) {
+        return new Row(group, name, size, time, arithmetic, useful, memoryGb, peerMemoryGb, it, profile, note, failed);
+    }
+
+    Row profile(Profile it) {
+        return new Row(group, name, size, time, arithmetic, useful, memoryGb, peerMemoryGb, peer, it, note, failed);
+    }
+
+    Row note(String it) {
+        return new Row(group, name, size, time, arithmetic, useful, memoryGb, peerMemoryGb, peer, profile, it, failed);
+    }
+
+    /** What identifies it, in history and for goals. */
+    String key() {
+        return group + " " + name + ", " + size;
     }
 
     /** Neither failed nor in known disagreement with the peer. */
     boolean ok() {
         return !failed && (peer == null || !Boolean.FALSE.equals(peer.agrees));
-    }
-
-    Map<String, Object> asMap() {
-        Map<String, Object> map = new LinkedHashMap<>();
-        map.put("group", group);
-        map.put("name", name);
-        map.put("size", size);
-        map.put("ok", ok());
-        if (time != null) {
-            map.put("seconds", time.median());
-            map.put("min", time.min());
-            map.put("max", time.max());
-            map.put("runs", time.seconds().size());
-        }
-        if (arithmetic != null) {
-            map.put("rate", arithmetic.value);
-            map.put("unit", arithmetic.unit);
-            if (arithmetic.fraction != null) {
-                map.put("fraction", arithmetic.fraction);
-                map.put("roofline", arithmetic.roofline);
-            }
-        }
-        useful.forEach(rate -> map.put(rate.unit, rate.value));
-        if (memoryGb != null) {
-            map.put("memory_gb", memoryGb);
-        }
-        if (peer != null) {
-            map.put("peer", peer.peer);
-            map.put("peer_seconds", peer.seconds);
-            map.put("ratio", peer.ratio);
-            map.put("pairs", peer.pairs);
-            map.put("outputs", peer.outputs());
-            map.put("check", peer.check);
-        }
-        if (!note.isEmpty()) {
-            map.put("note", note);
-        }
-        return map;
     }
 }

@@ -84,7 +84,7 @@ public class Seams {
                             .flatMap(fork -> fork.getIterationResults().stream())
                             .map(iteration -> iteration.getPrimaryResult().getScore() / 1e9)
                             .toList();
-                    rows.add(Row.of("jmh", result.getPrimaryResult().getLabel(), "a call", new Timing(seconds)));
+                    rows.add(Row.of("jmh", result.getPrimaryResult().getLabel(), "a call", Timing.of(seconds)));
                 }
             } catch (RunnerException e) {
                 throw new HllmException("JMH: " + e.getMessage(), e);

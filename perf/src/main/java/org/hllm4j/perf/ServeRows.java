@@ -2,7 +2,6 @@ package org.hllm4j.perf;
 
 import java.util.Arrays;
 import java.util.List;
-import java.util.Locale;
 import java.util.Map;
 import java.util.SplittableRandom;
 import java.util.stream.IntStream;
@@ -18,7 +17,6 @@ import org.hllm4j.engine.Workspace;
 import org.hllm4j.eval.Evaluator;
 import org.hllm4j.eval.RankingMetrics;
 import org.hllm4j.model.Hllm;
-import org.hllm4j.model.ItemLlm;
 import org.hllm4j.model.UserEncoder;
 
 /** The user side: evaluation, a user's update, ranking candidates, and what the hierarchy saves over one flat text. */
@@ -66,7 +64,7 @@ final class ServeRows {
                             "test split, " + set.name(),
                             found[0].users() + " users, " + table.size(0) + " items",
                             time)
-                    .useful(Row.Rate.of(found[0].users() / time.median(), "users/s")));
+                    .useful(found[0].users(), "users"));
         }
     }
 
@@ -78,7 +76,7 @@ final class ServeRows {
         Timing time = users(histories);
         session.rows.add(Row.of("evaluate", "user vectors, invented users", users + " users x 50 events", time)
                 .arithmetic(Work.forward(session.config, 50L * users, users).rate(time.median(), session.roofline))
-                .useful(Row.Rate.of(users / time.median(), "users/s")));
+                .useful(users, "users"));
     }
 
     /** A user's vector after one more event, everything recomputed. */
@@ -96,19 +94,15 @@ final class ServeRows {
                 return Peer.number(answer.line(), "full_s");
             });
             time = pairs.time();
-            comparison = Row.Comparison.of(
-                    Peer.HF + " user, full",
-                    pairs.ours(),
-                    pairs.theirs(),
-                    null,
-                    "random inputs there; the same layers are compared by embed");
-            note += String.format(Locale.ROOT, "; the peer with a K/V cache: %.1f ms", 1e3 * cache[0]);
+            String check = "random inputs there; the same layers are compared by embed";
+            comparison = pairs.with(Peer.HF + " user, full", null, check);
+            note += Report.text("; the peer with a K/V cache: %.1f ms", 1e3 * cache[0]);
         } else {
             time = users(history);
         }
         session.rows.add(Row.of("user", "update", events + " events", time)
                 .arithmetic(Work.forward(session.config, events + 1, 1).rate(time.median(), session.roofline))
-                .useful(Row.Rate.of(1 / time.median(), "users/s"))
+                .useful(1, "users")
                 .peer(comparison)
                 .note(note));
     }
@@ -147,7 +141,7 @@ final class ServeRows {
             });
             session.rows.add(
                     Row.of("user", "rank candidates", CANDIDATES + " of " + table.size(0) + " x " + width, time)
-                            .useful(Row.Rate.of(1 / time.median(), "users/s")));
+                            .useful(1, "users"));
         }
     }
 
@@ -155,10 +149,10 @@ final class ServeRows {
 
     /** One user: all texts as one through the Item LLM, against item vectors (to be computed, or stored) through the User LLM. */
     private void hierarchy(Items set, int events) {
-        Zipf zipf = new Zipf(1.3, 7);
+        SplittableRandom random = new SplittableRandom(7);
         int[][] all = set.tokens(set.size(), Items.SHORT);
         int[] history = new int[events];
-        Arrays.setAll(history, e -> zipf.below(all.length));
+        Arrays.setAll(history, e -> Items.popular(all.length, random));
         int prompt = Arrays.stream(all).mapToInt(t -> common(t, all[0])).min().orElse(0);
         int[] flat = IntStream.concat(
                         Arrays.stream(all[history[0]], 0, prompt),
@@ -174,9 +168,9 @@ final class ServeRows {
         PackedTokens each = TokenTrie.pack(texts, true, true);
         Hllm model = session.model();
         String size = events + " events";
-        add("one flat text", size, one.rows(), () -> encode(model, one));
+        add("one flat text", size, one.rows(), () -> session.vectors(model, one));
         add("item vectors, then user", size, each.rows() + events, () -> {
-            try (Tensor table = session.context.of(encode(model, each), texts.length, width)) {
+            try (Tensor table = session.context.of(session.vectors(model, each), texts.length, width)) {
                 user(model, table, places);
             }
         });
@@ -190,17 +184,8 @@ final class ServeRows {
         Timing time = Timing.of(session.settings, work);
         session.rows.add(Row.of("hierarchy", name, size, time)
                 .useful(Row.Rate.of(positions, "positions"))
-                .memory(extra)
+                .memory(extra, null)
                 .note("peak beyond the weights"));
-    }
-
-    private float[] encode(Hllm model, PackedTokens pack) {
-        try (Workspace workspace = session.context.workspace();
-                ItemLlm.Pass pass = model.items().forward(workspace, pack, false)) {
-            Tensor found = workspace.floats(pack.outputRow().length, width);
-            session.context.ops().gatherRows(found, pass.output(), workspace.ints(pack.outputRow()));
-            return found.toFloats();
-        }
     }
 
     private static void user(Hllm model, Tensor table, int[] history) {

@@ -4,10 +4,14 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.function.DoubleSupplier;
+import org.hllm4j.data.PackedTokens;
 import org.hllm4j.engine.Context;
 import org.hllm4j.engine.DType;
+import org.hllm4j.engine.Tensor;
+import org.hllm4j.engine.Workspace;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.model.HllmConfig;
+import org.hllm4j.model.ItemLlm;
 import org.hllm4j.model.Pooling;
 import org.hllm4j.weights.ModelConfig;
 import org.hllm4j.weights.PretrainedModel;
@@ -50,24 +54,14 @@ final class Session implements AutoCloseable {
         }
     }
 
-    private static ModelConfig llama(
+    static ModelConfig llama(
             int hidden, int intermediate, int layers, int heads, int kvHeads, int vocabulary, double theta) {
-        return new ModelConfig(
-                "llama",
-                hidden,
-                intermediate,
-                layers,
-                heads,
-                kvHeads,
-                hidden / heads,
-                vocabulary,
-                1e-5,
-                theta,
-                null,
-                8192,
-                0.02,
-                true,
-                null);
+        return ModelConfig.parse(
+                Report.text("""
+                    {"model_type": "llama", "hidden_size": %d, "intermediate_size": %d, "num_hidden_layers": %d,
+                     "num_attention_heads": %d, "num_key_value_heads": %d, "vocab_size": %d, "rms_norm_eps": 1e-5,
+                     "rope_theta": %f, "initializer_range": 0.02, "tie_word_embeddings": true}
+                    """, hidden, intermediate, layers, heads, kvHeads, vocabulary, theta), "perf");
     }
 
     boolean hasHf() {
@@ -122,10 +116,40 @@ final class Session implements AutoCloseable {
         }
     }
 
+    /** Vectors of the texts of a pack, in their order. */
+    float[] vectors(Hllm model, PackedTokens pack) {
+        try (Workspace workspace = context.workspace();
+                ItemLlm.Pass pass = model.items().forward(workspace, pack, false)) {
+            Tensor found = workspace.floats(pack.outputRow().length, config.hiddenSize());
+            context.ops().gatherRows(found, pass.output(), workspace.ints(pack.outputRow()));
+            return found.toFloats();
+        }
+    }
+
+    /** Runs this benchmark again for one section, in a process whose peak of memory is the row's own. */
+    void child(String group, String name) {
+        try (Scratch scratch = Scratch.open()) {
+            Path history = scratch.file("history.jsonl");
+            List<String> arguments = new ArrayList<>(settings.arguments());
+            arguments.addAll(List.of("--child", "--only", "^" + group + " " + name + "$"));
+            arguments.addAll(List.of(
+                    "--history",
+                    history.toString(),
+                    "--out",
+                    scratch.file("report.md").toString()));
+            Peer.java(Bench.class.getName(), arguments);
+            Report.read(history).lines().forEach(line -> rows.add(line.row()));
+        }
+    }
+
     /** Seconds of ours and of the peer's, in turn: A B A B. */
     record Pairs(List<Double> ours, List<Double> theirs) {
         Timing time() {
-            return new Timing(ours);
+            return Timing.of(ours);
+        }
+
+        Row.Comparison with(String peer, Boolean agrees, String check) {
+            return Row.Comparison.of(peer, ours, theirs, agrees, check);
         }
     }
 

@@ -2,50 +2,43 @@ package org.hllm4j.perf;
 
 import java.util.ArrayList;
 import java.util.List;
+import java.util.function.DoubleSupplier;
 
 /** Seconds of repeated runs of the same work. */
-record Timing(List<Double> seconds) {
+record Timing(double median, double min, double max, int runs) {
     private static final int MAX_RUNS = 10_000;
 
-    Timing {
-        seconds = List.copyOf(seconds);
+    static Timing of(List<Double> seconds) {
         if (seconds.isEmpty()) {
             throw new IllegalArgumentException("no run was timed");
         }
+        List<Double> sorted = seconds.stream().sorted().toList();
+        return new Timing(median(seconds), sorted.getFirst(), sorted.getLast(), sorted.size());
+    }
+
+    static Timing of(Settings settings, Runnable work) {
+        return ofRuns(settings, () -> once(work));
     }
 
     /** One run to warm up, which is the only one where it is long; then the timed ones. */
-    static Timing of(Settings settings, Runnable work) {
-        double first = once(work);
+    static Timing ofRuns(Settings settings, DoubleSupplier run) {
+        double first = run.getAsDouble();
         if (first > settings.longRun()) {
-            return new Timing(List.of(first));
+            return of(List.of(first));
         }
         List<Double> seconds = new ArrayList<>();
         double spent = 0;
         while (seconds.size() < settings.runs() || spent < settings.secondsPerRow() && seconds.size() < MAX_RUNS) {
-            double run = once(work);
-            seconds.add(run);
-            spent += run;
+            seconds.add(run.getAsDouble());
+            spent += seconds.getLast();
         }
-        return new Timing(seconds);
+        return of(seconds);
     }
 
     static double once(Runnable work) {
         long start = System.nanoTime();
         work.run();
         return (System.nanoTime() - start) / 1e9;
-    }
-
-    double median() {
-        return median(seconds);
-    }
-
-    double min() {
-        return seconds.stream().mapToDouble(s -> s).min().getAsDouble();
-    }
-
-    double max() {
-        return seconds.stream().mapToDouble(s -> s).max().getAsDouble();
     }
 
     static double median(List<Double> values) {

@@ -1,7 +1,10 @@
 package org.hllm4j.perf;
 
+import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.Map;
+import org.hllm4j.data.PackedTokens;
+import org.hllm4j.data.TokenTrie;
 import org.hllm4j.weights.ModelConfig;
 
 /** The matrix products of a pass through a transformer: each shape, and how often it occurs. */
@@ -59,6 +62,25 @@ record Work(Map<Gemm, Double> products) {
         layer.put("gate+up", new Gemm(1, 2L * config.intermediateSize(), config.hiddenSize()));
         layer.put("down", new Gemm(1, config.hiddenSize(), config.intermediateSize()));
         return layer;
+    }
+
+    /**
+     * What the Item LLM computes for some texts.
+     *
+     * @param count of packs
+     * @param rows token rows of all
+     */
+    record Packs(int count, long rows, Work work) {}
+
+    static Packs packs(ModelConfig config, int[][] tokens, int maxRows) {
+        Packs sum = new Packs(0, 0, NOTHING);
+        for (int[] chunk : TokenTrie.chunks(tokens, maxRows)) {
+            int[][] part = Arrays.stream(chunk).mapToObj(i -> tokens[i]).toArray(int[][]::new);
+            PackedTokens pack = TokenTrie.pack(part, true, true);
+            Work work = forward(config, pack.rows(), pack.leaves());
+            sum = new Packs(sum.count + 1, sum.rows + pack.rows(), sum.work.plus(work));
+        }
+        return sum;
     }
 
     Work plus(Work other) {

@@ -11,15 +11,16 @@ import java.util.List;
 import java.util.Map;
 import org.hllm4j.HllmException;
 import org.hllm4j.weights.Npy;
+import org.hllm4j.weights.RowFile;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
 class PeerTest {
     private static final String OUTPUT = """
-            Loading weights: 100%
-            {"what": "bandwidth", "copy_gb_s": 29.0}
-            {"what": "topk1", "seconds": 0.18}
-            """;
+        Loading weights: 100%
+        {"what": "bandwidth", "copy_gb_s": 29.0}
+        {"what": "topk1", "seconds": 0.18}
+        """;
 
     @Test
     void jsonLinesAreFoundAmongChatter() {
@@ -54,7 +55,7 @@ class PeerTest {
     @Test
     void vectorsAreReadAndCompared(@TempDir Path folder) {
         float[] theirs = {3, 4, 0, 1, 0, 0};
-        try (Npy.Writer writer = Npy.create(folder.resolve("v.npy"), 2, 3)) {
+        try (RowFile writer = Npy.create(folder.resolve("v.npy"), 2, 3)) {
             writer.write(0, FloatBuffer.wrap(theirs));
             writer.finish();
         }
