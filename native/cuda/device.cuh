@@ -26,7 +26,7 @@ struct Grid {
     int x = 1, y = 1, z = 1;  // blocks; y and z at most 65535
 };
 
-// Dynamic shared memory of a block: what both sm_80 (163 KB an SM) and sm_86 to sm_90 have.
+// The most shared memory that a block may have on every card from sm_80 to sm_90.
 constexpr int MAX_SHARED_BYTES = 99 * 1024;
 
 template <class Kernel, class = void>

@@ -23,6 +23,8 @@ class ArchitectureTest {
             .definedBy("org.hllm4j.cli..")
             .layer("train")
             .definedBy("org.hllm4j.train..")
+            .layer("http")
+            .definedBy("org.hllm4j.http..")
             .layer("serve")
             .definedBy("org.hllm4j.serve..")
             .layer("eval")
@@ -47,8 +49,10 @@ class ArchitectureTest {
             .mayNotBeAccessedByAnyLayer()
             .whereLayer("train")
             .mayOnlyBeAccessedByLayers("cli")
-            .whereLayer("serve")
+            .whereLayer("http")
             .mayOnlyBeAccessedByLayers("cli")
+            .whereLayer("serve")
+            .mayOnlyBeAccessedByLayers("cli", "http")
             .whereLayer("eval")
             .mayOnlyBeAccessedByLayers("cli", "train", "serve")
             .whereLayer("run")
@@ -56,9 +60,9 @@ class ArchitectureTest {
             .whereLayer("model")
             .mayOnlyBeAccessedByLayers("cli", "train", "serve", "eval", "run")
             .whereLayer("nn")
-            .mayOnlyBeAccessedByLayers("train", "run", "model")
+            .mayOnlyBeAccessedByLayers("train", "serve", "run", "model")
             .whereLayer("text")
-            .mayOnlyBeAccessedByLayers("cli", "run")
+            .mayOnlyBeAccessedByLayers("cli", "serve", "run")
             .whereLayer("bindings")
             .mayOnlyBeAccessedByLayers("engine");
 
@@ -75,6 +79,7 @@ class ArchitectureTest {
                     "org.hllm4j.train..",
                     "org.hllm4j.eval..",
                     "org.hllm4j.serve..",
+                    "org.hllm4j.http..",
                     "org.hllm4j.cli..");
 
     @ArchTest

@@ -48,7 +48,8 @@ final class ServeCommand extends Subcommand {
     @Option(
             names = "--host",
             paramLabel = "HOST",
-            description = "Where to listen; an address that other machines reach takes a token. Default: ${DEFAULT-VALUE}.")
+            description =
+                    "Where to listen; an address that other machines reach takes a token. Default: ${DEFAULT-VALUE}.")
     private String host = "127.0.0.1";
 
     @Option(names = "--port", paramLabel = "N", description = "0: any that is free. Default: ${DEFAULT-VALUE}.")
@@ -91,8 +92,9 @@ final class ServeCommand extends Subcommand {
     @Option(
             names = "--cache-dtype",
             paramLabel = "TYPE",
-            description = "Of keys and values: f32, or bf16 for twice the users at slightly other scores. Default: what the"
-                    + " device computes in.")
+            description =
+                    "Of keys and values: f32, or bf16 for twice the users at slightly other scores. Default: what the"
+                            + " device computes in.")
     private DType cacheType;
 
     @Option(
@@ -165,12 +167,11 @@ final class ServeCommand extends Subcommand {
         InetSocketAddress address = new InetSocketAddress(host, port);
         boolean anybody = address.isUnresolved() || !address.getAddress().isLoopbackAddress();
         if (anybody && (token == null || token.isEmpty())) {
-            throw wrongUsage("--host is " + host + ", which other machines may reach: expected --token=TOKEN, or HLLM_TOKEN"
-                    + " in the environment");
+            throw wrongUsage(
+                    "--host is " + host + ", which other machines may reach: expected --token=TOKEN, or HLLM_TOKEN"
+                            + " in the environment");
         }
-        Limits limits = Limits.DEFAULTS
-                .withRequests(2 * queue + batch)
-                .withTime(Duration.ofMillis(timeoutMillis));
+        Limits limits = Limits.DEFAULTS.withRequests(2 * queue + batch).withTime(Duration.ofMillis(timeoutMillis));
         return new HllmServer.Options(address, token == null || token.isEmpty() ? null : token, limits);
     }
 

@@ -91,7 +91,8 @@ final class TrainingOptions {
     @Option(
             names = "--patience",
             paramLabel = "N",
-            description = "Stops after N epochs without a better validation NDCG@200 (a ranker: AUC). Default: ${DEFAULT-VALUE}.")
+            description =
+                    "Stops after N epochs without a better validation NDCG@200 (a ranker: AUC). Default: ${DEFAULT-VALUE}.")
     private int patience = DEFAULTS.patience();
 
     @Option(

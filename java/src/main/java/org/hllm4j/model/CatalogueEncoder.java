@@ -26,7 +26,7 @@ import org.hllm4j.engine.Workspace;
  */
 public final class CatalogueEncoder {
     /** Rows computed at a time: large enough for full-speed matrix products, small enough for caches and memory. */
-    public static final int DEFAULT_ROWS = 4096;
+    public static final int DEFAULT_ROWS = 2048;
 
     private static final int AHEAD = 4;
 

@@ -129,21 +129,21 @@ public final class Hllm implements AutoCloseable {
     }
 
     /**
-     * A fresh ranking head: [USER] and matrices N(0, 0.02), norms 1.
+     * A fresh ranking head: [USER] and the gates N(0, 0.02), norms 1, and nothing behind the gates: every logit starts at the
+     * base rate, and no random pairing of users and items stays in the way.
      *
-     * @param rate share of ones among the labels, which every logit starts around
+     * @param rate share of ones among the labels
      */
     public void randomiseRanker(long seed, double rate) {
         long stream = 3L << 32;
         for (Parameter parameter : parameters.all()) {
-            if (parameter.name().equals(RankingHead.BIAS)) {
+            String name = parameter.name();
+            if (name.equals(RankingHead.BIAS)) {
                 parameter.value().write(new float[] {(float) Math.log(rate / (1 - rate))});
-            } else if (parameter.name().startsWith(RankingHead.PREFIX)) {
-                if (parameter.name().endsWith("norm.weight")) {
-                    context.ops().fill(parameter.value(), 1);
-                } else {
-                    fill(parameter, seed, stream, TOKEN_STD);
-                }
+            } else if (name.startsWith(RankingHead.PREFIX) && name.endsWith("norm.weight")) {
+                context.ops().fill(parameter.value(), 1);
+            } else if (name.startsWith(RankingHead.PREFIX) && !name.equals(RankingHead.DOWN)) { // which is zero as made
+                fill(parameter, seed, stream, TOKEN_STD);
             }
             stream++;
         }

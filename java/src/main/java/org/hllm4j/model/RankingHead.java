@@ -27,7 +27,7 @@ public final class RankingHead implements AutoCloseable {
     private static final String ITEM_NORM = PREFIX + "item_norm.weight";
     private static final String GATE = PREFIX + "gate_proj.weight";
     private static final String UP = PREFIX + "up_proj.weight";
-    private static final String DOWN = PREFIX + "down_proj.weight";
+    static final String DOWN = PREFIX + "down_proj.weight";
 
     private final Ops ops;
     private final int width;

@@ -172,8 +172,14 @@ final class Block implements AutoCloseable {
         ops.rope(key, packing.positions(), ropeTable, false);
         if (packing.store() != null) {
             KeyValueArena arena = packing.store().arena();
-            ops.scatterRows(arena.keys(layer), keyValue.columns(0, narrow), packing.store().rows());
-            ops.scatterRows(arena.values(layer), keyValue.columns(narrow, 2 * narrow), packing.store().rows());
+            ops.scatterRows(
+                    arena.keys(layer),
+                    keyValue.columns(0, narrow),
+                    packing.store().rows());
+            ops.scatterRows(
+                    arena.values(layer),
+                    keyValue.columns(narrow, 2 * narrow),
+                    packing.store().rows());
             key = arena.keys(layer).reshape(arena.rows(), kvHeads, headDim);
             value = arena.values(layer).reshape(arena.rows(), kvHeads, headDim);
         }

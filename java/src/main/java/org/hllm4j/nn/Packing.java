@@ -60,8 +60,7 @@ public record Packing(Tensor positions, Plan plan, Tail tail, Store store) imple
                 length[i] = 1;
                 positions[i] = allPositions[rows[i]];
             }
-            PlanSpec spec = new PlanSpec(
-                    true, rows.length, keyRows, begin, length, spanOffsets, spanBegin, spanLength);
+            PlanSpec spec = new PlanSpec(true, rows.length, keyRows, begin, length, spanOffsets, spanBegin, spanLength);
             return new Tail(context.of(rows), context.of(positions), context.plan(spec));
         }
     }

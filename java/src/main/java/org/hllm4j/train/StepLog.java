@@ -10,10 +10,4 @@ package org.hllm4j.train;
  * @param seconds of this step
  */
 public record StepLog(
-        long step,
-        long steps,
-        int epoch,
-        double lr,
-        StepResult result,
-        double gradientNorm,
-        double seconds) {}
+        long step, long steps, int epoch, double lr, StepResult result, double gradientNorm, double seconds) {}

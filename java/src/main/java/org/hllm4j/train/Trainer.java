@@ -113,8 +113,7 @@ public final class Trainer {
             if (state == null) {
                 state = Checkpoint.start(fingerprint(), environment);
             } else {
-                listener.resumed(
-                        state.step(), state.environment().equals(environment) ? null : state.environment());
+                listener.resumed(state.step(), state.environment().equals(environment) ? null : state.environment());
             }
             Map<String, Double> best =
                     state.bestEpoch() > 0 ? run.manifest().metrics().get("validation") : Map.of();

@@ -41,11 +41,15 @@ class CachedHistoryTest {
         int compared = 0;
         try (Context context = Context.open("cpu");
                 Hllm model = new Hllm(context, twoLayers(), Hllm.Trained.NOTHING, DType.F32);
-                Tensor table = context.of(gaussian(random, ITEMS * model.config().width()), ITEMS, model.config().width());
+                Tensor table = context.of(
+                        gaussian(random, ITEMS * model.config().width()),
+                        ITEMS,
+                        model.config().width());
                 KeyValueArena arena = new KeyValueArena(context, model.config().user(), ROWS, dtype);
                 Workspace workspace = context.workspace()) {
             model.randomise(Hllm.Side.USER, seed);
-            List<Integer> free = new ArrayList<>(IntStream.range(0, ROWS).boxed().toList());
+            List<Integer> free =
+                    new ArrayList<>(IntStream.range(0, ROWS).boxed().toList());
             Collections.shuffle(free, random);
             List<User> users = List.of(new User(), new User(), new User());
             for (int step = 0; step < 40; step++) {
@@ -56,13 +60,15 @@ class CachedHistoryTest {
                 List<int[]> targets = new ArrayList<>();
                 IntStream.Builder inputs = IntStream.builder();
                 for (User user : chosen) {
-                    int fresh = Math.min(random.nextInt(user.items.length == 0 ? 1 : 0, 4), Tiny.MAX_HISTORY - user.items.length);
+                    int fresh = Math.min(
+                            random.nextInt(user.items.length == 0 ? 1 : 0, 4), Tiny.MAX_HISTORY - user.items.length);
                     for (int i = 0; i < fresh; i++) {
                         user.items = appended(user.items, random.nextInt(ITEMS));
                         user.rows = appended(user.rows, free.removeLast());
                         inputs.add(user.items[user.items.length - 1]);
                     }
-                    int[] target = random.ints(random.nextInt(fresh == 0 ? 1 : 0, 3), 0, ITEMS).toArray();
+                    int[] target = random.ints(random.nextInt(fresh == 0 ? 1 : 0, 3), 0, ITEMS)
+                            .toArray();
                     int[] branches = new int[target.length];
                     for (int i = 0; i < branches.length; i++) {
                         branches[i] = free.get(i + 4 * histories.size()); // from the other end than the events' rows
@@ -105,9 +111,15 @@ class CachedHistoryTest {
     }
 
     private static float[] outputs(
-            Workspace workspace, Hllm model, Tensor table, int[] items, KeyValueArena arena, List<CachedHistory> histories) {
+            Workspace workspace,
+            Hllm model,
+            Tensor table,
+            int[] items,
+            KeyValueArena arena,
+            List<CachedHistory> histories) {
         long mark = workspace.mark();
-        try (UserLlm.Pass pass = model.users().forward(workspace, vectors(workspace, model, table, items), arena, histories)) {
+        try (UserLlm.Pass pass =
+                model.users().forward(workspace, vectors(workspace, model, table, items), arena, histories)) {
             return pass.output().toFloats();
         } finally {
             workspace.release(mark);
@@ -119,10 +131,20 @@ class CachedHistoryTest {
         long mark = workspace.mark();
         int[] seen = new int[targets.length];
         Arrays.fill(seen, items.length);
-        Tensor x = vectors(workspace, model, table, IntStream.concat(Arrays.stream(items), Arrays.stream(targets)).toArray());
+        Tensor x = vectors(
+                workspace,
+                model,
+                table,
+                IntStream.concat(Arrays.stream(items), Arrays.stream(targets)).toArray());
         try (UserLlm.Pass pass = targets.length == 0
                 ? model.users().forward(workspace, x, new int[] {items.length}, new int[] {items.length - 1}, false)
-                : model.users().forward(workspace, x, new Branches(new int[] {items.length}, new int[][] {seen}), false, false)) {
+                : model.users()
+                        .forward(
+                                workspace,
+                                x,
+                                new Branches(new int[] {items.length}, new int[][] {seen}),
+                                false,
+                                false)) {
             return pass.output().toFloats();
         } finally {
             workspace.release(mark);

@@ -1,0 +1,348 @@
+package org.hllm4j.serve;
+
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Collection;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.CopyOnWriteArrayList;
+import java.util.function.LongConsumer;
+import java.util.stream.IntStream;
+import org.hllm4j.HllmException;
+import org.hllm4j.data.Catalogue;
+import org.hllm4j.engine.Context;
+import org.hllm4j.engine.DType;
+import org.hllm4j.engine.Ops;
+import org.hllm4j.engine.Tensor;
+import org.hllm4j.engine.Workspace;
+import org.hllm4j.model.CatalogueEncoder;
+import org.hllm4j.model.Fusion;
+import org.hllm4j.model.Hllm;
+import org.hllm4j.run.Manifest;
+import org.hllm4j.run.RunFolder;
+import org.hllm4j.run.Start;
+import org.hllm4j.text.ItemText;
+import org.hllm4j.text.ItemTokenizer;
+
+/**
+ * One generation of what answers: a run's model, the items with their vectors, and the context they live in; owns all
+ * of them. Items may be added and removed. A row number once given stays, so that histories keep their meaning.
+ *
+ * <p>What is about the device is for one thread at a time: the engine's, once an {@link Engine} has it. What items
+ * there are, and the properties of the model, any thread may ask.
+ */
+public final class Snapshot implements AutoCloseable {
+    private static final System.Logger LOG = System.getLogger(Snapshot.class.getName());
+    private static final int LEAST_SPARE = 256; // rows by which the tables grow
+
+    /** An item that is not of the catalogue. */
+    private record Added(String id, Map<String, String> fields) {}
+
+    private final RunFolder run;
+    private final String modelHash;
+    private final List<String> textKeys;
+    private final Context context;
+    private final Catalogue catalogue;
+    private final Hllm model;
+    private final Workspace workspace;
+    private Tensor table; // [capacity, D]
+    private Tensor normalised;
+    private ItemTokenizer tokenizer; // made for the first item that is added
+    private final List<Added> added = new CopyOnWriteArrayList<>(); // rows after the catalogue's
+    private final Map<String, Integer> addedRows = new ConcurrentHashMap<>(); // of ids whose row is not the catalogue's
+    private final Set<Integer> removed = ConcurrentHashMap.newKeySet();
+
+    private Snapshot(RunFolder run, Manifest manifest, Context context, Catalogue catalogue, Hllm model, Tensor table) {
+        this.run = run;
+        this.modelHash = manifest.modelHash();
+        this.textKeys = manifest.textKeys();
+        this.context = context;
+        this.catalogue = catalogue;
+        this.model = model;
+        this.table = table;
+        workspace = context.workspace();
+        normalised = context.zeros(DType.F32, table.size(0), table.size(1));
+        context.ops().normalizeRows(normalised, table);
+    }
+
+    /**
+     * Loads a run. Item vectors are the run's stored ones where they belong to this catalogue, else they are computed
+     * from the catalogue's texts, so that new items and changed catalogues work.
+     *
+     * @param catalogue read with the manifest's text keys
+     * @param device "cpu" or "cuda"
+     * @param storage of the matrices, F32 or BF16; on a GPU also what it computes in
+     * @param progress told how many items are encoded; may be null
+     */
+    public static Snapshot open(
+            RunFolder run, Catalogue catalogue, String device, DType storage, LongConsumer progress) {
+        Context context = Context.open(device, Context.activations(device, storage));
+        Hllm model = null;
+        Tensor table = null;
+        try {
+            Manifest manifest = run.manifest();
+            model = run.load(context, storage);
+            table = storage == DType.F32 ? run.loadItems(context, catalogue) : null;
+            if (table == null) {
+                LOG.log(
+                        System.Logger.Level.INFO,
+                        "{0}: no stored vectors of this model, catalogue and precision; encoding {1} items",
+                        run.path(),
+                        catalogue.size());
+                int[][] tokens = Start.tokens(
+                        catalogue,
+                        manifest.textKeys(),
+                        run.tokenizerJson(),
+                        run.path().toString(),
+                        manifest.maxTextLength(),
+                        null);
+                table = CatalogueEncoder.table(model, tokens, CatalogueEncoder.DEFAULT_ROWS, progress);
+            }
+            return new Snapshot(run, manifest, context, catalogue, model, table);
+        } catch (RuntimeException e) {
+            if (table != null) {
+                table.close();
+            }
+            if (model != null) {
+                model.close();
+            }
+            context.close();
+            throw e;
+        }
+    }
+
+    // ---- Any thread -------------------------------------------------------------------------------------------------
+
+    /** Hash of all that an item vector depends on: it tells models apart. */
+    public String modelHash() {
+        return modelHash;
+    }
+
+    /** Of the ranker; null: the model has no ranking head. */
+    public Fusion fusion() {
+        return model.config().fusion();
+    }
+
+    public int maxHistory() {
+        return model.config().maxHistory();
+    }
+
+    /** Columns that make an item's text. */
+    public List<String> textKeys() {
+        return textKeys;
+    }
+
+    public Catalogue catalogue() {
+        return catalogue;
+    }
+
+    /** Rows that were ever given, removed ones included. */
+    public int rows() {
+        return catalogue.size() + added.size();
+    }
+
+    /** Items that answers may hold. */
+    public int items() {
+        return rows() - removed.size();
+    }
+
+    /** Row of an item, removed ones included, or -1. */
+    public int row(String id) {
+        Integer row = addedRows.get(id);
+        return row == null ? catalogue.row(id) : row;
+    }
+
+    public boolean removed(int row) {
+        return removed.contains(row);
+    }
+
+    /** Id of a row. */
+    public String id(int row) {
+        return row < catalogue.size() ? catalogue.id(row) : added.get(row - catalogue.size()).id;
+    }
+
+    /** Text of a row under a text key; empty where there is none. */
+    public String field(int row, String key) {
+        return row < catalogue.size()
+                ? catalogue.field(row, key)
+                : added.get(row - catalogue.size()).fields.getOrDefault(key, "");
+    }
+
+    /** Rows of the items that are known, in their order; others are left out. */
+    int[] rows(Collection<String> ids) {
+        return ids.stream().mapToInt(this::row).filter(row -> row >= 0).toArray();
+    }
+
+    // ---- Items, by the device's thread ------------------------------------------------------------------------------
+
+    /**
+     * Adds an item by its text, or gives an item another text.
+     *
+     * @param fields text by text key
+     * @return its row
+     */
+    public int add(String id, Map<String, String> fields) {
+        if (id.isEmpty() || !textKeys.containsAll(fields.keySet())) {
+            throw new HllmException("item \"" + id + "\" with fields " + fields.keySet()
+                    + ": expected an id, and fields among the model's text keys " + textKeys);
+        }
+        if (tokenizer == null) {
+            tokenizer = ItemTokenizer.fromJson(run.tokenizerJson(), run.path().toString());
+        }
+        String text = new ItemText(textKeys).of(fields::get);
+        int[][] tokens = tokenizer.encodeAll(List.of(text), model.config().maxTextLength(), null);
+        int row = rows();
+        if (row == table.size(0)) {
+            int capacity = row + Math.max(LEAST_SPARE, row / 8);
+            table = grown(table, capacity);
+            normalised = grown(normalised, capacity);
+        }
+        CatalogueEncoder.encode(model, tokens, CatalogueEncoder.DEFAULT_ROWS, null, (items, vectors) -> {
+            context.ops().convert(table.rows(row, row + 1L), vectors);
+            context.ops().normalizeRows(normalised.rows(row, row + 1L), vectors);
+        });
+        added.add(new Added(id, Map.copyOf(fields)));
+        remove(id);
+        addedRows.put(id, row);
+        return row;
+    }
+
+    private Tensor grown(Tensor old, int capacity) {
+        Tensor larger = context.zeros(DType.F32, capacity, old.size(1));
+        context.ops().convert(larger.rows(0, old.size(0)), old);
+        old.close();
+        return larger;
+    }
+
+    /**
+     * Keeps an item out of answers; histories may still hold it.
+     *
+     * @return whether there was such an item
+     */
+    public boolean remove(String id) {
+        int row = row(id);
+        return row >= 0 && removed.add(row);
+    }
+
+    /** Adds and removes what was added to and removed from another generation. Items that both have keep this text. */
+    void adopt(Snapshot other) {
+        other.addedRows.forEach((id, row) -> {
+            if (row(id) < 0) {
+                add(id, other.added.get(row - other.catalogue.size()).fields);
+            }
+        });
+        for (int row : other.removed) {
+            if (other.row(other.id(row)) == row) { // not only replaced by another text
+                remove(other.id(row));
+            }
+        }
+    }
+
+    // ---- Answers, by the device's thread ----------------------------------------------------------------------------
+
+    Hllm model() {
+        return model;
+    }
+
+    /** Item vectors [capacity, D], in row order, not normalised. */
+    Tensor table() {
+        return table;
+    }
+
+    /** Stack for one answer; it is given back by {@code release(0)}. */
+    Workspace workspace() {
+        return workspace;
+    }
+
+    /**
+     * The k best items for each user vector, best first, without the removed ones.
+     *
+     * @param vectors [B, D]
+     * @param excluded rows that each leaves out
+     */
+    List<List<Recommender.Recommendation>> best(Tensor vectors, int k, List<int[]> excluded) {
+        int[] gone = removed.stream().mapToInt(Integer::intValue).toArray();
+        int[] offsets = new int[excluded.size() + 1];
+        for (int i = 0; i < excluded.size(); i++) {
+            offsets[i + 1] = offsets[i] + excluded.get(i).length + gone.length;
+        }
+        int[] out = excluded.stream()
+                .flatMapToInt(rows -> IntStream.concat(Arrays.stream(rows), Arrays.stream(gone)))
+                .toArray();
+        return best(vectors, k, normalised.rows(0, rows()), workspace.ints(offsets), workspace.ints(out), null);
+    }
+
+    /** The k best of these rows for one user vector [1, D]. */
+    List<Recommender.Recommendation> bestOf(int[] rows, Tensor vector, int k) {
+        if (rows.length == 0) {
+            return List.of();
+        }
+        Tensor chosen = workspace.floats(rows.length, vector.size(1));
+        context.ops().gatherRows(chosen, normalised, workspace.ints(rows));
+        return best(vector, k, chosen, null, null, rows).getFirst();
+    }
+
+    /** @param rowOf the row of each of the candidates; null: they are all rows */
+    private List<List<Recommender.Recommendation>> best(
+            Tensor vectors, int k, Tensor candidates, Tensor offsets, Tensor excluded, int[] rowOf) {
+        int count = (int) vectors.size(0);
+        int most = (int) Math.min(k, candidates.size(0));
+        Ops ops = context.ops();
+        Tensor unit = workspace.floats(vectors.shape());
+        ops.normalizeRows(unit, vectors);
+        Tensor scores = workspace.floats(count, most);
+        Tensor places = workspace.ints(new int[count * most]);
+        ops.topk(scores, places.reshape(count, most), unit, candidates, offsets, excluded);
+        float[] score = scores.toFloats();
+        int[] place = places.toInts();
+        List<List<Recommender.Recommendation>> answers = new ArrayList<>();
+        for (int i = 0; i < count; i++) {
+            List<Recommender.Recommendation> best = new ArrayList<>();
+            for (int j = i * most; j < (i + 1) * most && place[j] >= 0; j++) {
+                int row = rowOf == null ? place[j] : rowOf[place[j]];
+                best.add(new Recommender.Recommendation(row, id(row), score[j]));
+            }
+            answers.add(best);
+        }
+        return answers;
+    }
+
+    /**
+     * Logits of the ranking head.
+     *
+     * @param states [n, D] of the User LLM
+     * @param stateOf which of them each target goes with
+     * @param targets item rows
+     */
+    float[] logits(float[] states, int[] stateOf, int[] targets) {
+        Ops ops = context.ops();
+        int width = model.config().width();
+        Tensor each = workspace.floats(targets.length, width);
+        ops.gatherRows(each, upload(states), workspace.ints(stateOf));
+        Tensor vectors = workspace.floats(targets.length, width);
+        ops.gatherRows(vectors, table, workspace.ints(targets));
+        return model.ranker().forward(workspace, each, vectors).logits().toFloats();
+    }
+
+    /** Rows of width D on the device, in the workspace. */
+    Tensor upload(float[] rows) {
+        int width = model.config().width();
+        Tensor tensor = workspace.floats(rows.length / width, width);
+        tensor.write(rows);
+        return tensor;
+    }
+
+    @Override
+    public void close() {
+        if (tokenizer != null) {
+            tokenizer.close();
+        }
+        workspace.close();
+        normalised.close();
+        table.close();
+        model.close();
+        context.close();
+    }
+}
