@@ -101,6 +101,20 @@ class RankerTrainerTest {
         return model;
     }
 
+    /** A model whose logits differ before any training. */
+    private static Hllm opinionated(Context context, Fusion fusion, Pooling pooling, Hllm.Trained trained) {
+        Hllm model = model(context, fusion, pooling, trained);
+        Parameter down = model.parameters().get("ranker.down_proj.weight");
+        Random random = new Random(Tiny.seed());
+        float[] values = new float[(int) down.value().elements()];
+        for (int i = 0; i < values.length; i++) {
+            values[i] = (float) random.nextGaussian();
+        }
+        down.value().write(values);
+        model.refresh();
+        return model;
+    }
+
     /** Sequences with and without history, with unlabelled events, up to the longest history. */
     private static List<LabelledSequence> sequences() {
         return List.of(
@@ -116,6 +130,18 @@ class RankerTrainerTest {
 
     @ParameterizedTest
     @EnumSource(Fusion.class)
+    void aFreshHeadKnowsTheBaseRateOnly(Fusion fusion) {
+        try (Context context = Context.open(Tiny.device(), DType.F32);
+                Hllm model = model(context, fusion, Pooling.TOKEN, Hllm.Trained.NOTHING);
+                Tensor table = CatalogueEncoder.table(model, data.tokens(), 1000, null)) {
+            for (float logit : EventScorer.logits(model, table, sequences(), 1000, null)) {
+                assertEquals(Math.log(0.4 / 0.6), logit, 1e-6);
+            }
+        }
+    }
+
+    @ParameterizedTest
+    @EnumSource(Fusion.class)
     void aSharedPassEqualsASequenceForEachEvent(Fusion fusion) {
         List<LabelledSequence> alone = new ArrayList<>();
         for (LabelledSequence sequence : sequences()) {
@@ -126,7 +152,7 @@ class RankerTrainerTest {
             }
         }
         try (Context context = Context.open(Tiny.device(), DType.F32);
-                Hllm model = model(context, fusion, Pooling.TOKEN, Hllm.Trained.NOTHING);
+                Hllm model = opinionated(context, fusion, Pooling.TOKEN, Hllm.Trained.NOTHING);
                 Tensor table = CatalogueEncoder.table(model, data.tokens(), 1000, null)) {
             float[] shared = EventScorer.logits(model, table, sequences(), 1000, null);
             assertEquals(6, shared.length);
@@ -150,7 +176,7 @@ class RankerTrainerTest {
     @CsvSource({"LATE, 0, TOKEN", "LATE, 0.5, MEAN", "EARLY, 0, MEAN", "EARLY, 0.5, TOKEN", "LATE, 1, TOKEN"})
     void gradientsAreTheDerivatives(Fusion fusion, float lambda, Pooling pooling) {
         try (Context context = Context.open(Tiny.device(), DType.F32);
-                Hllm model = model(context, fusion, pooling, ALL);
+                Hllm model = opinionated(context, fusion, pooling, ALL);
                 DiscriminativeStep step = new DiscriminativeStep(model, data.tokens(), 1000, 0.99f, lambda, null)) {
             context.ops().fill(model.parameters().gradients(), 0);
             step.run(sequences(), NEGATIVES);
@@ -197,7 +223,7 @@ class RankerTrainerTest {
     @EnumSource(Fusion.class)
     void neitherChunksNorRecomputingNorUnusedNegativesChangeGradients(Fusion fusion) {
         try (Context context = Context.open(Tiny.device(), DType.F32);
-                Hllm model = model(context, fusion, Pooling.TOKEN, ALL)) {
+                Hllm model = opinionated(context, fusion, Pooling.TOKEN, ALL)) {
             for (float lambda : new float[] {0, 0.3f}) {
                 float[] whole = gradients(model, 1000, lambda, NEGATIVES);
                 near("chunks", whole, gradients(model, 9, lambda, NEGATIVES));
