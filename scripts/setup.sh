@@ -134,6 +134,7 @@ build() {
     local artifactId version
     source "$root/java/target/maven-archiver/pom.properties"
     cp "$root/java/target/$artifactId-$version.jar" "$root"/java/target/lib/*.jar "$root/build/libhllm.so" "$app"
+    if [ -f "$root/build/libhllm_cuda.so" ]; then cp "$root/build/libhllm_cuda.so" "$app"; fi
     # Classes loaded and linked ahead of time, which halves the start of the JVM. A start without them works as well.
     start_command -XX:AOTCacheOutput="$app/hllm.aot"
     "${start[@]}" doctor >>"$log" 2>&1 </dev/null || true

@@ -139,7 +139,8 @@ public final class Bench implements Callable<Integer> {
         check(peerModel == null || peer != null && llm != null, "--peer-model needs --peer, --peers and --llm");
         check(peerModel == null || !items.isEmpty(), "--peer-model needs --items: the peer embeds those");
         check(
-                device.equals("cpu") || items.isEmpty() && llm == null && peer == null && blas.isEmpty() && !whole && !jmh,
+                device.equals("cpu")
+                        || items.isEmpty() && llm == null && peer == null && blas.isEmpty() && !whole && !jmh,
                 "--device " + device + " invents items and weights: it goes with --quick, --only, --threads, --runs,"
                         + " --seconds-per-row, --out and --history alone");
         check(threads >= 0, "--threads must be at least 0");
@@ -177,6 +178,7 @@ public final class Bench implements Callable<Integer> {
         }
         if (card != null) {
             terminal.print(report.outcomes());
+            terminal.flush();
         }
         report.append(history);
         if (out != null) {

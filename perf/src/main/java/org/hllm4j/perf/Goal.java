@@ -26,12 +26,16 @@ record Goal(String work, Pattern rows, String against, Measure measure, double t
                 row -> row.memoryGb() == null || row.peerMemoryGb() == null
                         ? null
                         : row.memoryGb() / row.peerMemoryGb()),
-        SECONDS("s", false, row -> row.time() == null ? null : row.time().median()),
-        MFU("MFU", true, row -> row.useful().stream()
-                .filter(rate -> rate.unit().equals(Gpu.MFU))
-                .findFirst()
-                .map(Row.Rate::value)
-                .orElse(null)),
+        MILLISECONDS(
+                "ms", false, row -> row.time() == null ? null : 1e3 * row.time().median()),
+        MFU(
+                "MFU",
+                true,
+                row -> row.useful().stream()
+                        .filter(rate -> rate.unit().equals(Gpu.MFU))
+                        .findFirst()
+                        .map(Row.Rate::value)
+                        .orElse(null)),
         OUTSIDE(
                 "% of the time",
                 false, row -> row.profile() == null ? null : 100 * row.profile().outside());
@@ -76,10 +80,15 @@ record Goal(String work, Pattern rows, String against, Measure measure, double t
     static final List<Goal> GPU = List.of(
             goal("catalogue embedding", TINY + "catalogue embedding.*", "the card's datasheet", Measure.MFU, 0.6),
             goal("training step", TINY + "training step.*", "the card's datasheet", Measure.MFU, 0.5),
-            goal("short attention", TINY + "attention forward, .* x (32|64|128|256)", Roofline.COPY, Measure.FRACTION, 0.8),
+            goal(
+                    "short attention",
+                    TINY + "attention forward, .* x (32|64|128|256)",
+                    Roofline.COPY,
+                    Measure.FRACTION,
+                    0.8),
             goal("InfoNCE", TINY + "InfoNCE.*", "peak GEMM", Measure.FRACTION, 0.6),
-            goal("one event more", TINY + "append by graph.*", "time on the device", Measure.SECONDS, 1e-3),
-            goal("top 200", TINY + "top 200.*", "time on the device", Measure.SECONDS, 1.6e-3));
+            goal("one event more", TINY + "append by graph.*", "time on the device", Measure.MILLISECONDS, 1),
+            goal("top 200", TINY + "top 200.*", "time on the device", Measure.MILLISECONDS, 1.6));
 
     private static Goal goal(String work, String rows, String against, Measure measure, double target) {
         return new Goal(work, Pattern.compile(rows), against, measure, target);

@@ -33,7 +33,7 @@ import org.hllm4j.weights.ModelConfig;
  */
 final class GpuModel {
     static final ModelConfig SMALL = Session.llama(128, 256, 2, 2, 1, 512, 1e4);
-    private static final String GROUP = "gpu model";
+    static final String GROUP = "gpu model";
     private static final int K = 200;
 
     private final Gpu gpu;
@@ -84,7 +84,8 @@ final class GpuModel {
         public Hllm get() {
             if (model == null) {
                 DType storage = trained.item() ? DType.F32 : gpu.context.activations();
-                model = new Hllm(gpu.context, new HllmConfig(config, config, Pooling.TOKEN, 256, 256), trained, storage);
+                model = new Hllm(
+                        gpu.context, new HllmConfig(config, config, Pooling.TOKEN, 256, 256), trained, storage);
                 model.randomise(Hllm.Side.ITEM, 1);
                 model.randomise(Hllm.Side.USER, 1);
                 model.randomiseItemToken(1);
@@ -146,7 +147,8 @@ final class GpuModel {
         for (int[] user : positives) {
             Arrays.setAll(user, e -> Items.popular(tokens.length, random));
         }
-        int[] negatives = random.ints((long) users * (events + 1), 0, tokens.length).toArray();
+        int[] negatives =
+                random.ints((long) users * (events + 1), 0, tokens.length).toArray();
         try (GenerativeStep step = new GenerativeStep(model, tokens, rows, 0.99f, null);
                 AdamWOptimizer optimizer = new AdamWOptimizer(model, 0.01f, 1)) {
             GenerativeStep.Result[] last = new GenerativeStep.Result[1];
@@ -156,12 +158,14 @@ final class GpuModel {
                 optimizer.zeroGradients();
                 gpu.context.synchronize();
             });
-            double flops = TrainRows.work(config, tokens, positives, negatives, rows).flops();
+            double flops =
+                    TrainRows.work(config, tokens, positives, negatives, rows).flops();
             String size = users + " users x " + events + " events";
             gpu.add(gpu.mfu(gpu.rated(row("training step, both sides", size, time), flops, 0), flops)
                     .useful(users, "users")
                     .useful(last[0].tokens(), "tokens")
-                    .note(last[0].rows() + " of " + last[0].tokens() + " rows computed, the optimiser's step included"));
+                    .note(last[0].rows() + " of " + last[0].tokens()
+                            + " rows computed, the optimiser's step included"));
         }
     }
 
@@ -174,7 +178,8 @@ final class GpuModel {
         int best = quick ? 5 : K;
         int events = quick ? 10 : 50;
         int[][] histories = new int[users][];
-        Arrays.setAll(histories, u -> new SplittableRandom(u).ints(events, 0, items).toArray());
+        Arrays.setAll(
+                histories, u -> new SplittableRandom(u).ints(events, 0, items).toArray());
         int[] targets = new SplittableRandom(1).ints(users, 0, items).toArray();
         try (Inputs inputs = new Inputs(gpu.context)) {
             Tensor table = inputs.floats(items, config.hiddenSize());
@@ -270,7 +275,8 @@ final class GpuModel {
                 Tensor x = workspace.floats(users, config.hiddenSize());
                 inputs.ops.convert(x, vectors);
                 inputs.ops.convert(
-                        output, transformer.forward(workspace, x, packing, false).output());
+                        output,
+                        transformer.forward(workspace, x, packing, false).output());
                 workspace.release(0);
             };
             work.run();

@@ -185,7 +185,8 @@ final class GpuOps {
         row("rope", width, (inputs, t) -> {
             Tensor x = inputs.random(t, config.heads(), config.headDim());
             Tensor table = inputs.zeros(256, config.headDim());
-            inputs.ops.fill(table, (float) Math.sqrt(0.5)); // an eighth of a turn: repeated, it neither grows nor shrinks
+            inputs.ops.fill(
+                    table, (float) Math.sqrt(0.5)); // an eighth of a turn: repeated, it neither grows nor shrinks
             int[] places = IntStream.range(0, t).map(i -> i % 256).toArray();
             Tensor positions = inputs.own(inputs.context.of(places), Tensor::close);
             return new Gpu.Case(() -> inputs.ops.rope(x, positions, table, false), 0, 4.0 * x.elements(), x);
@@ -211,8 +212,8 @@ final class GpuOps {
             Tensor gradients = inputs.floats(n);
             Tensor moment1 = inputs.zeros(n);
             Tensor moment2 = inputs.zeros(n);
-            Ops.AdamW call = new Ops.AdamW(
-                    1e-4f, 0.9f, 0.999f, 1e-8f, 0.01f, 1, 1, parameters, gradients, moment1, moment2);
+            Ops.AdamW call =
+                    new Ops.AdamW(1e-4f, 0.9f, 0.999f, 1e-8f, 0.01f, 1, 1, parameters, gradients, moment1, moment2);
             // Four arrays are read, three of them written.
             return new Gpu.Case(() -> inputs.ops.adamw(call), 0, 28.0 * n, parameters, moment1, moment2);
         });
@@ -233,8 +234,7 @@ final class GpuOps {
             Tensor dscale = inputs.zeros(1);
             Tensor metrics = inputs.zeros(Ops.InfoNceMetric.values().length);
             Tensor scale = inputs.own(inputs.context.of(new float[] {2.659f}, 1), Tensor::close);
-            Ops.InfoNce call = new Ops.InfoNce(
-                    0.99f, t, metrics, du, dp, dn, dscale, u, p, n, null, null, scale);
+            Ops.InfoNce call = new Ops.InfoNce(0.99f, t, metrics, du, dp, dn, dscale, u, p, n, null, null, scale);
             double bytes = 6.0 * (2.0 * t + negatives) * width;
             Tensor loss = metrics.rows(0, 1); // the others are counts, which rounding changes by one
             return new Gpu.Case(() -> inputs.ops.infonce(call), 8.0 * t * negatives * width, bytes, loss, du, dp, dn);

@@ -88,8 +88,9 @@ final class TrainRows {
             Timing time = Timing.of(all);
             session.rows.add(Row.of(
                             GROUP, "step, both sides, " + set.name(), users + " users x " + events + " events", time)
-                    .arithmetic(work(session.config, tokens, draws.getLast().positives, draws.getLast().negatives, MAX_ROWS)
-                            .rate(time.median(), session.roofline))
+                    .arithmetic(
+                            work(session.config, tokens, draws.getLast().positives, draws.getLast().negatives, MAX_ROWS)
+                                    .rate(time.median(), session.roofline))
                     .useful(users, "users")
                     .useful(last[0].tokens(), "tokens")
                     .memory(peak, null)

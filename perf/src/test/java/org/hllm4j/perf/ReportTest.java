@@ -16,7 +16,8 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
 class ReportTest {
-    private static final Machine MACHINE = new Machine("a cpu", "avx2", 2, 2, 8, "Linux", "25", "hllm 1", 1.5, "abc", null);
+    private static final Machine MACHINE =
+            new Machine("a cpu", "avx2", 2, 2, 8, "Linux", "25", "hllm 1", 1.5, "abc", null);
     private static final Row ROW = Row.of("embed", "movies | whole", "10 items", Timing.of(List.of(0.5, 0.25, 1.0)))
             .arithmetic(Row.Rate.of(150, "GFLOP/s", 200, "best GEMM"))
             .useful(10, "items")
