@@ -161,6 +161,7 @@ TEST_F(Threads, ContextsInParallelGiveTheSameBitsAsAlone) {
 
 // Resizing waits for running operations, and finds its turn although two threads compute without a pause.
 TEST_F(Threads, TheTeamCanBeResizedUnderLoad) {
+    if (!on_cpu()) GTEST_SKIP() << "only the CPU computes with the team";
     Work first(seed()), second(seed() + 1);
     const auto alone_first = first.run(), alone_second = second.run();
     std::atomic<bool> done{false};

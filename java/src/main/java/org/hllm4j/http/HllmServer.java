@@ -12,6 +12,7 @@ import java.security.MessageDigest;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Set;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
@@ -246,7 +247,7 @@ public final class HllmServer implements AutoCloseable {
                 "model",
                 snapshot.modelHash(),
                 "ranker",
-                snapshot.fusion() == null ? null : snapshot.fusion().toString(),
+                Objects.toString(snapshot.fusion(), null),
                 "items",
                 snapshot.items());
     }
