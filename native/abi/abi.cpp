@@ -141,7 +141,7 @@ class Call {
             fail(error.status, "%s: %s", op_, error.what());
         }
         on_device(name, memory);
-        const int64_t size = tensor->dtype == HLLM_BF16 ? 2 : 4;
+        const int64_t size = bytes_of(tensor->dtype);
         int64_t last = 0;
         bool bad = tensor->offset < 0 || tensor->offset % size != 0, empty = false;
         View view;

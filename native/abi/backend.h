@@ -14,6 +14,8 @@
 
 namespace hllm {
 
+inline int64_t bytes_of(int32_t dtype) { return dtype == HLLM_BF16 ? 2 : 4; }
+
 // A resolved tensor: address, shape and strides in elements; the innermost stride is 1.
 struct View {
     void* data = nullptr;

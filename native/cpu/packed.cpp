@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <utility>
 
 #include "cpu/packed.h"
@@ -223,36 +224,38 @@ const Provider& provider() {
     return chosen;
 }
 
-// Elements between two k of a panel: pairs are padded.
-int64_t padded_k(const View& w) { return w.dtype == HLLM_BF16 ? (w.shape[1] + 1) / 2 * 2 : w.shape[1]; }
+// Bytes of a panel: a lane of 32 bits for each column and float32 or pair of bf16.
+int64_t panel_bytes(const View& w) {
+    const int64_t k = w.dtype == HLLM_BF16 ? (w.shape[1] + 1) / 2 : w.shape[1];
+    return k * provider().columns * 4;
+}
 
 template <class T>
-void pack_panel(T* panel, const View& w, int64_t begin, int64_t columns, int64_t group) {
-    const auto* values = static_cast<const T*>(w.data);
-    const int64_t N = std::min(columns, w.shape[0] - begin), K = w.shape[1];
-    std::fill_n(panel, columns * ((K + group - 1) / group * group), T{});
+void pack_panel(void* to, const View& w, int64_t begin) {
+    constexpr int64_t PER_LANE = 4 / int64_t{sizeof(T)};
+    const int64_t columns = provider().columns, N = std::min(columns, w.shape[0] - begin), K = w.shape[1];
+    auto* panel = static_cast<T*>(to);
+    std::memset(panel, 0, static_cast<size_t>(panel_bytes(w)));
     for (int64_t n = 0; n < N; n++) {
-        const T* row = values + (begin + n) * w.stride[0];
-        for (int64_t k = 0; k < K; k++) panel[(k / group * columns + n) * group + k % group] = row[k];
+        const T* row = static_cast<const T*>(w.data) + (begin + n) * w.stride[0];
+        for (int64_t k = 0; k < K; k++) panel[(k / PER_LANE * columns + n) * PER_LANE + k % PER_LANE] = row[k];
     }
 }
+
+int64_t panels_of(const View& w) { return (w.shape[0] + provider().columns - 1) / provider().columns; }
 
 }  // namespace
 
 int64_t packed_bytes(const View& w) {
     // Sixteen registers are too few to widen in: there the GEMM library is faster on bf16.
     if (w.dtype == HLLM_BF16 && provider().rows < MAX_ROWS) return 0;
-    const int64_t columns = provider().columns, panels = (w.shape[0] + columns - 1) / columns;
-    return std::max<int64_t>(1, panels * columns * padded_k(w) * (w.dtype == HLLM_BF16 ? 2 : 4));
+    return std::max<int64_t>(1, panels_of(w) * panel_bytes(w));
 }
 
 void pack(void* panels, const View& w) {
-    const int64_t columns = provider().columns, size = columns * padded_k(w);
-    team().ranges(w.shape[0], columns, [&](int64_t begin, int64_t, int) {
-        if (w.dtype == HLLM_BF16)
-            pack_panel(static_cast<uint16_t*>(panels) + begin / columns * size, w, begin, columns, 2);
-        else
-            pack_panel(static_cast<float*>(panels) + begin / columns * size, w, begin, columns, 1);
+    const auto pack_one = w.dtype == HLLM_BF16 ? &pack_panel<uint16_t> : &pack_panel<float>;
+    team().run(panels_of(w), [&](int64_t p, int) {
+        pack_one(static_cast<std::byte*>(panels) + p * panel_bytes(w), w, p * provider().columns);
     });
 }
 
@@ -261,12 +264,11 @@ void packed_forward(Context& context, const View& y, const View& x, const View& 
     const int64_t T = x.shape[0], N = w.shape[0], K = w.shape[1];
     const bool pairs = use.pairs && w.dtype == HLLM_BF16;
     const TileKernels& kernels = w.dtype == HLLM_BF16 ? use.bf16 : use.f32;
-    const int64_t panel_bytes = use.columns * padded_k(w) * (w.dtype == HLLM_BF16 ? 2 : 4);
     // Pieces of rows x columns: blocks of rows, and of columns where those are too few to share out evenly.
-    const int64_t blocks = (T + BLOCK_ROWS - 1) / BLOCK_ROWS, all = (N + use.columns - 1) / use.columns;
+    const int64_t blocks = (T + BLOCK_ROWS - 1) / BLOCK_ROWS, all = panels_of(w);
     const int64_t cuts =
         std::clamp<int64_t>(4 * team().size() / std::max<int64_t>(1, blocks), 1, std::max<int64_t>(1, all / 2));
-    const int64_t group = (all + cuts - 1) / std::max<int64_t>(1, cuts);
+    const int64_t group = (all + cuts - 1) / cuts;
     const int64_t ldx = pairs ? (K + 15) / 16 * 8 + 8 : x.stride[0];  // the pad keeps rows out of one cache set
     uint32_t* rounded = pairs ? context.scratch.take<uint32_t>(team().size() * std::min(T, BLOCK_ROWS) * ldx) : nullptr;
     team().run(blocks * cuts, [&](int64_t piece, int worker) {
@@ -282,7 +284,7 @@ void packed_forward(Context& context, const View& y, const View& x, const View& 
 #endif
         for (int64_t p = piece % cuts * group; p < std::min(all, (piece % cuts + 1) * group); p++) {
             const int64_t n = p * use.columns;
-            const void* panel = static_cast<const std::byte*>(panels) + p * panel_bytes;
+            const void* panel = static_cast<const std::byte*>(panels) + p * panel_bytes(w);
             for (int64_t r = 0; r < rows; r += use.rows) {
                 const void* from = static_cast<const std::byte*>(in) + r * ldx * 4;
                 kernels[static_cast<size_t>(std::min(use.rows, rows - r))](

@@ -114,7 +114,7 @@ void check_segments(const char* op, const View& offsets, const View& rows, int64
 
 // n consecutive elements from offset `from` of `in` to offset `to` of `out`, each of its own dtype.
 void convert_elements(const View& out, int64_t to, const View& in, int64_t from, int64_t n) {
-    const int64_t size = out.dtype == HLLM_BF16 ? 2 : 4;
+    const int64_t size = bytes_of(out.dtype);
     if (out.dtype == in.dtype)
         std::memcpy(static_cast<std::byte*>(out.data) + to * size, static_cast<const std::byte*>(in.data) + from * size,
                     static_cast<size_t>(n * size));

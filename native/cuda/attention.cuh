@@ -114,6 +114,14 @@ struct HeadSplit {
     }
     int blocks() const { return key_heads * parts; }  // for each tile
 
+    // What a block of such a launch works on.
+    struct Place {
+        int tile, key_head, part;
+    };
+    HLLM_DEVICE Place place() const {
+        return {block_x() / parts / key_heads, block_x() / parts % key_heads, block_x() % parts};
+    }
+
     // Row r of the TILE rows behind the cursor.
     HLLM_DEVICE Row row(const Chunk* chunks, const QueryCursor& cursor, int r, int key_head, int part) const {
         const int query = r / heads, head = part * TILE + r % heads;

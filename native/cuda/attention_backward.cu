@@ -27,10 +27,10 @@ struct AttentionBackwardQueries {
     static int shared_bytes(int Dh) { return (5 * TILE * (Dh + 1) + TILE * TILE + 7 * TILE) * 4; }
 
     HLLM_KERNEL void operator()() const {
-        const int part = block_x() % split.parts, key_head = block_x() / split.parts % split.key_heads,
-                  index = block_x() / split.parts / split.key_heads, W = Dh + 1;
+        const auto [index, key_head, part] = split.place();
         if (index >= tiles.counts[0]) return;
         const Tile tile = tiles.tiles[index];
+        const int W = Dh + 1;
         const auto rows = shared<float>(0), douts = rows.at(TILE * W), sums = douts.at(TILE * W), keys = sums.at(TILE * W),
                    values = keys.at(TILE * W), ds = values.at(TILE * W), row_lse = ds.at(TILE * TILE),
                    row_delta = row_lse.at(TILE);

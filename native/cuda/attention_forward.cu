@@ -154,10 +154,10 @@ struct AttentionForward {
     static int shared_bytes(int Dh) { return (3 * TILE * (Dh + 1) + TILE * TILE + 8 * TILE) * 4; }
 
     HLLM_KERNEL void operator()() const {
-        const int part = block_x() % split.parts, key_head = block_x() / split.parts % split.key_heads,
-                  index = block_x() / split.parts / split.key_heads, W = Dh + 1;
+        const auto [index, key_head, part] = split.place();
         if (index >= tiles.counts[0]) return;
         const Tile tile = tiles.tiles[index];
+        const int W = Dh + 1;
         const auto rows = shared<float>(0), sums = rows.at(TILE * W), keys = sums.at(TILE * W), scores = keys.at(TILE * W),
                    maximum = scores.at(TILE * TILE), total = maximum.at(TILE), factor = total.at(TILE);
         const auto bits = shared<int>((3 * TILE * W + TILE * TILE + 3 * TILE) * 4), queries = bits.at(TILE),

@@ -135,7 +135,7 @@ void CudaBackend::matmul(Context& context, const View& c, const View& a, const V
     if (c.shape[0] == 0 || c.shape[1] == 0) return;
     if (k == 0) {
         for (int64_t i = 0; i < c.shape[0] && !accumulate; i++) {
-            const int64_t size = c.dtype == HLLM_F32 ? 4 : 2;
+            const int64_t size = bytes_of(c.dtype);
             check(cudaMemsetAsync(static_cast<std::byte*>(c.data) + i * c.stride[0] * size, 0, c.shape[1] * size,
                                   stream_of(context)),
                   "matmul");

@@ -154,7 +154,7 @@ void launch_rows(Context& context, int64_t rows, int64_t packs, const Kernel& ke
 template <class... Views>
 bool aligned(const Views&... views) {
     const auto one = [](const View& view) {
-        const int64_t size = view.dtype == HLLM_BF16 ? 2 : 4;
+        const int64_t size = bytes_of(view.dtype);
         bool good = reinterpret_cast<uintptr_t>(view.data) % 16 == 0;
         for (int i = 0; i + 1 < view.rank; i++) good &= view.shape[i] <= 1 || view.stride[i] * size % 16 == 0;
         return good;

@@ -295,9 +295,8 @@ struct Ranking {
         tile = context.scratch.take<float>(block * tile_stride);
     }
 
-    static int64_t element_size(const View& view) { return view.dtype == HLLM_BF16 ? 2 : 4; }
     static View rows_of(View view, int64_t first, int64_t rows) {
-        view.data = static_cast<char*>(view.data) + first * view.stride[0] * element_size(view);
+        view.data = static_cast<char*>(view.data) + first * view.stride[0] * bytes_of(view.dtype);
         view.shape[0] = rows;
         return view;
     }
@@ -375,12 +374,12 @@ void CudaBackend::rank(Context& context, const View& ranks, const View& queries,
     if (B == 0) return;
     const IndexCheck check_targets = index_check(context, "rank: targets");
     const Ranking ranking(context, queries, table, excluded_offsets, excluded_rows,
-                          TILE_BYTES / std::max<int64_t>(1, D * Ranking::element_size(table)), "rank: excluded_offsets",
+                          TILE_BYTES / std::max<int64_t>(1, D * bytes_of(table.dtype)), "rank: excluded_offsets",
                           "rank: excluded_rows");
     View gathered{nullptr, table.dtype, 2};
     gathered.shape[0] = ranking.tile_rows, gathered.shape[1] = D;
     gathered.stride[0] = D, gathered.stride[1] = 1;
-    gathered.data = context.scratch.take<char>(ranking.tile_rows * D * Ranking::element_size(table));
+    gathered.data = context.scratch.take<char>(ranking.tile_rows * D * bytes_of(table.dtype));
     float* target_scores = context.scratch.take<float>(ranking.block);
     for (int64_t first = 0; first < B; first += QUERIES) {
         const int64_t block = std::min(QUERIES, B - first);

@@ -30,7 +30,7 @@ public final class KeyValueArena implements AutoCloseable {
 
     /** Bytes that one row takes in all layers. */
     public static long bytesPerRow(ModelConfig config, DType dtype) {
-        return 2L * config.layers() * config.kvHeads() * config.headDim() * (dtype == DType.BF16 ? 2 : 4);
+        return 2L * config.layers() * config.kvHeads() * config.headDim() * dtype.bytes();
     }
 
     public int rows() {
