@@ -5,7 +5,6 @@ import java.util.List;
 import java.util.stream.IntStream;
 import org.hllm4j.data.LabelledSequence;
 import org.hllm4j.engine.Context;
-import org.hllm4j.engine.PlanSpec;
 import org.hllm4j.nn.Packing;
 
 /**
@@ -54,55 +53,37 @@ public record Branches(int[] lengths, int[][] seen) {
     Packing packing(Context context, boolean all) {
         int events = events();
         int rows = events + count();
-        int histories = lengths.length;
-        // Segments: the histories, each on its own span; then the branches, each on its history's start and itself.
-        int segments = histories + rows - events;
-        int[] begin = new int[segments];
-        int[] length = new int[segments];
-        int[] offsets = new int[segments + 1];
-        int[] spanBegin = new int[histories + 2 * (rows - events)];
-        int[] spanLength = new int[spanBegin.length];
-        int[] positions = new int[rows];
+        Segments whole = new Segments(); // the histories, each on its own span; then the branches
+        Segments last = new Segments(); // the branches alone
+        IntStream.Builder positions = IntStream.builder();
         int first = 0;
-        for (int h = 0; h < histories; h++) {
-            begin[h] = first;
-            length[h] = lengths[h];
-            offsets[h + 1] = h + 1;
-            spanBegin[h] = first;
-            spanLength[h] = lengths[h];
-            for (int i = 0; i < lengths[h]; i++) {
-                positions[first++] = i;
-            }
+        for (int length : lengths) {
+            whole.span(first, length);
+            whole.end(length);
+            IntStream.range(0, length).forEach(positions::add);
+            first += length;
         }
         int row = events;
-        for (int h = 0; h < histories; h++) {
-            for (int count : seen[h]) {
-                int segment = histories + row - events;
-                int span = offsets[segment];
-                begin[segment] = row;
-                length[segment] = 1;
-                offsets[segment + 1] = span + 2;
-                spanBegin[span] = begin[h];
-                spanLength[span] = count;
-                spanBegin[span + 1] = row;
-                spanLength[span + 1] = 1;
-                positions[row++] = count;
+        first = 0;
+        for (int h = 0; h < lengths.length; h++) {
+            for (int count : seen[h]) { // each on its history's start and itself
+                for (Segments segments : List.of(whole, last)) {
+                    segments.span(first, count);
+                    segments.span(row, 1);
+                    segments.end(1);
+                }
+                positions.add(count);
+                row++;
             }
+            first += lengths[h];
         }
+        int[] places = positions.build().toArray();
         Packing.Tail tail = all
                 ? null
-                : Packing.Tail.of(
-                        context,
-                        positions,
-                        IntStream.range(events, rows).toArray(),
-                        Arrays.stream(offsets, histories, segments + 1)
-                                .map(o -> o - histories)
-                                .toArray(),
-                        Arrays.copyOfRange(spanBegin, histories, spanBegin.length),
-                        Arrays.copyOfRange(spanLength, histories, spanLength.length));
-        return new Packing(
-                context.of(positions),
-                context.plan(new PlanSpec(true, rows, rows, begin, length, offsets, spanBegin, spanLength)),
-                tail);
+                : new Packing.Tail(
+                        context.of(IntStream.range(events, rows).toArray()),
+                        context.of(Arrays.copyOfRange(places, events, rows)),
+                        last.plan(context, rows));
+        return new Packing(context.of(places), whole.plan(context, rows), tail);
     }
 }

@@ -40,18 +40,6 @@ public record Packing(Tensor positions, Plan plan, Tail tail, Store store) imple
          */
         public static Tail of(
                 Context context, int[] allPositions, int[] rows, int[] spanOffsets, int[] spanBegin, int[] spanLength) {
-            return of(context, allPositions, rows, allPositions.length, spanOffsets, spanBegin, spanLength);
-        }
-
-        /** @param keyRows rows of k and v that the spans point into */
-        public static Tail of(
-                Context context,
-                int[] allPositions,
-                int[] rows,
-                int keyRows,
-                int[] spanOffsets,
-                int[] spanBegin,
-                int[] spanLength) {
             int[] begin = new int[rows.length];
             int[] length = new int[rows.length];
             int[] positions = new int[rows.length];
@@ -60,7 +48,8 @@ public record Packing(Tensor positions, Plan plan, Tail tail, Store store) imple
                 length[i] = 1;
                 positions[i] = allPositions[rows[i]];
             }
-            PlanSpec spec = new PlanSpec(true, rows.length, keyRows, begin, length, spanOffsets, spanBegin, spanLength);
+            PlanSpec spec = new PlanSpec(
+                    true, rows.length, allPositions.length, begin, length, spanOffsets, spanBegin, spanLength);
             return new Tail(context.of(rows), context.of(positions), context.plan(spec));
         }
     }
