@@ -12,6 +12,7 @@ import org.hllm4j.data.Interactions;
 import org.hllm4j.data.MissingText;
 import org.hllm4j.engine.Context;
 import org.hllm4j.engine.DType;
+import org.hllm4j.model.Fusion;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.model.HllmConfig;
 import org.hllm4j.model.Pooling;
@@ -43,10 +44,23 @@ public final class Tiny {
     }
 
     public static Hllm model(Context context, Pooling pooling, Hllm.Trained trained) {
-        Hllm model = new Hllm(context, config(pooling), trained, DType.F32);
-        model.randomise(Hllm.Side.ITEM, seed());
-        model.randomise(Hllm.Side.USER, seed());
-        model.randomiseItemToken(seed());
+        return random(new Hllm(context, config(pooling), trained, DType.F32), seed());
+    }
+
+    /** A model with an [ITEM] token for inference, with a ranking head if there is a fusion. */
+    public static Hllm ranker(Context context, Fusion fusion, long seed) {
+        HllmConfig config = config(Pooling.TOKEN).withFusion(fusion);
+        Hllm model = random(new Hllm(context, config, Hllm.Trained.NOTHING, DType.F32), seed);
+        if (fusion != null) {
+            model.randomiseRanker(seed, 0.3);
+        }
+        return model;
+    }
+
+    private static Hllm random(Hllm model, long seed) {
+        model.randomise(Hllm.Side.ITEM, seed);
+        model.randomise(Hllm.Side.USER, seed);
+        model.randomiseItemToken(seed);
         return model;
     }
 

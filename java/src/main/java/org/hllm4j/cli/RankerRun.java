@@ -55,10 +55,8 @@ record RankerRun(RankerStart start, Fusion fusion, TrainOptions options, Ranking
             if (found.finished()) {
                 summary.put("metrics", metrics(context, run, data, events, progress));
                 summary.put("seconds", (System.nanoTime() - begin) / 1e9);
-                JsonOption.write(TrainingRun.summaryFile(folder), summary);
-            } else {
-                progress.say("Stopped after step " + summary.get("steps") + ". This continues:\n  " + again);
             }
+            TrainingRun.end(folder, summary, progress, again);
             return summary;
         }
     }

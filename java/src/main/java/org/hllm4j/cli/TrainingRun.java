@@ -52,12 +52,17 @@ record TrainingRun(Start start, TrainOptions options, Path folder) {
                         data);
             }
             summary.put("seconds", (System.nanoTime() - begin) / 1e9);
-            if ((boolean) summary.get("finished")) {
-                JsonOption.write(summaryFile(folder), summary);
-            } else {
-                progress.say("Stopped after step " + summary.get("steps") + ". This continues:\n  " + again);
-            }
+            end(folder, summary, progress, again);
             return summary;
+        }
+    }
+
+    /** Writes the summary of a finished training; after an interruption says how to go on. */
+    static void end(Path folder, Map<String, Object> summary, Progress progress, String again) {
+        if ((boolean) summary.get("finished")) {
+            JsonOption.write(summaryFile(folder), summary);
+        } else {
+            progress.say("Stopped after step " + summary.get("steps") + ". This continues:\n  " + again);
         }
     }
 

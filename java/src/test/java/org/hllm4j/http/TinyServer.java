@@ -25,7 +25,6 @@ import org.hllm4j.engine.Tensor;
 import org.hllm4j.model.CatalogueEncoder;
 import org.hllm4j.model.Fusion;
 import org.hllm4j.model.Hllm;
-import org.hllm4j.model.Pooling;
 import org.hllm4j.run.RunFolder;
 import org.hllm4j.serve.Engine;
 import org.hllm4j.serve.EventLog;
@@ -115,14 +114,7 @@ final class TinyServer implements AutoCloseable {
         Dataset data = Tiny.dataset(folder, 5, ITEMS);
         RunFolder run = RunFolder.create(folder.resolve(name));
         try (Context context = Context.open(Tiny.device());
-                Hllm model = new Hllm(
-                        context, Tiny.config(Pooling.TOKEN).withFusion(fusion), Hllm.Trained.NOTHING, DType.F32)) {
-            model.randomise(Hllm.Side.ITEM, seed);
-            model.randomise(Hllm.Side.USER, seed);
-            model.randomiseItemToken(seed);
-            if (fusion != null) {
-                model.randomiseRanker(seed, 0.3);
-            }
+                Hllm model = Tiny.ranker(context, fusion, seed)) {
             try (Tensor table = CatalogueEncoder.table(model, data.tokens(), 4096, null)) {
                 run.save(
                         model,

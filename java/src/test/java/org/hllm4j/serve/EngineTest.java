@@ -35,7 +35,6 @@ import org.hllm4j.engine.DType;
 import org.hllm4j.model.EventScorer;
 import org.hllm4j.model.Fusion;
 import org.hllm4j.model.Hllm;
-import org.hllm4j.model.Pooling;
 import org.hllm4j.nn.KeyValueArena;
 import org.hllm4j.run.RunFolder;
 import org.hllm4j.serve.HistorySource.Event;
@@ -79,13 +78,8 @@ class EngineTest {
     private RunFolder run(String name, Fusion fusion, long seed) {
         RunFolder run = RunFolder.create(folder.resolve(name));
         try (Context context = Context.open(Tiny.device());
-                Hllm model = new Hllm(
-                        context, Tiny.config(Pooling.TOKEN).withFusion(fusion), Hllm.Trained.NOTHING, DType.F32)) {
-            model.randomise(Hllm.Side.ITEM, seed);
-            model.randomise(Hllm.Side.USER, seed);
-            model.randomiseItemToken(seed);
+                Hllm model = Tiny.ranker(context, fusion, seed)) {
             if (fusion != null) {
-                model.randomiseRanker(seed, 0.3);
                 model.parameters()
                         .get("ranker.down_proj.weight") // zero at first: all would rank the same
                         .value()
