@@ -35,15 +35,7 @@ void widen_row(float* out, const uint16_t* in, int64_t n) {
     }
 }
 
-// Round to nearest even; a NaN stays a NaN.
-void narrow_row(uint16_t* out, const float* in, int64_t n) {
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t bits;
-        std::memcpy(&bits, in + i, 4);
-        const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-        out[i] = static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : rounded);
-    }
-}
+void narrow_row(uint16_t* out, const float* in, int64_t n) { narrow(out, in, n); }
 
 }  // namespace HWY_NAMESPACE
 }  // namespace hllm

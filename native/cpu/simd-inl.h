@@ -17,6 +17,7 @@
 #define HWY_DISABLED_TARGETS (((1LL << 8) - 1) | (1LL << 11) | (1LL << 12))
 #endif
 
+#include "hwy/cache_control.h"
 #include "hwy/foreach_target.h"
 // after foreach_target.h
 #include "hwy/highway.h"
@@ -126,6 +127,19 @@ HWY_INLINE float widen(uint16_t value) {
     return out;
 }
 
+// Round to nearest even; a NaN stays a NaN.
+HWY_INLINE void narrow(uint16_t* out, const float* in, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        std::memcpy(&bits, in + i, 4);
+        const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+        out[i] = static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : rounded);
+    }
+}
+
+// Bytes ahead of a stream through memory that are asked for: what one core has to have under way for the whole bandwidth.
+constexpr size_t AHEAD = 2048;
+
 // sums[r] = x[r] . w for R vectors: w, the one that comes from memory, is read once.
 template <int R, class W>
 HWY_INLINE void dots(float* sums, const float* const* x, const W* w, size_t n) {
@@ -136,6 +150,8 @@ HWY_INLINE void dots(float* sums, const float* const* x, const W* w, size_t n) {
     size_t k = 0;
     for (; k + 2 * N <= n; k += 2 * N) {
         const V32 a = load_weight(w + k), b = load_weight(w + k + N);
+        for (size_t line = 0; line < 2 * N * sizeof(W); line += 64)
+            hwy::Prefetch(reinterpret_cast<const std::byte*>(w + k) + AHEAD + line);
         for (int r = 0; r < R; r++) {
             s[r] = hn::MulAdd(a, hn::LoadU(d, x[r] + k), s[r]);
             t[r] = hn::MulAdd(b, hn::LoadU(d, x[r] + k + N), t[r]);

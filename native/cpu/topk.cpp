@@ -1,6 +1,6 @@
 // Full ranking: the best rows of a table for each query, and the rank of one row, by inner product. Blocks of queries meet
-// tiles of the table in one GEMM each, or few queries in a pass that only reads the table; the scores of a tile lie with the
-// queries side by side, so that one vector compares one table row's scores with as many queries.
+// tiles of the table in one GEMM each, whose scores lie with the queries side by side: one vector compares one table row's
+// scores with as many queries. Few queries meet it in a pass that only reads the table; there the rows lie side by side.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/topk.cpp"
 #include "cpu/simd-inl.h"
@@ -14,6 +14,19 @@
 HWY_BEFORE_NAMESPACE();
 namespace hllm {
 namespace HWY_NAMESPACE {
+
+// Puts a row into the sorted list of a query, behind equal scores, whose rows are lower. Returns the K-th best.
+HWY_INLINE float insert(const View& scores, const View& rows, int64_t query, float score, int64_t row) {
+    const int64_t K = scores.shape[1];
+    float* list = scores.row(query);
+    int32_t* list_rows = rows.i32() + query * rows.stride[0];
+    const int64_t at = std::upper_bound(list, list + K, score, std::greater<float>()) - list;
+    std::copy_backward(list + at, list + K - 1, list + K);
+    std::copy_backward(list_rows + at, list_rows + K - 1, list_rows + K);
+    list[at] = score;
+    list_rows[at] = static_cast<int32_t>(row);
+    return list[K - 1];
+}
 
 // Inserts rows [begin, begin + count) into the sorted lists of queries [query, query + queries), queries <= 16.
 // tile[r * stride + i] is the score of row begin + r for query `query` + i.
@@ -29,19 +42,22 @@ void topk_insert(const View& scores, const View& rows, const float* tile, int64_
             const V32 found = hn::LoadU(d, tile + r * stride + v);
             if (hn::AllFalse(d, hn::Gt(found, hn::Load(d, last + v)))) continue;
             hn::Store(found, d, lanes + v);
-            for (int64_t i = v; i < std::min(v + N, queries); i++) {
-                if (!(lanes[i] > last[i])) continue;
-                // Behind equal scores, whose rows are lower.
-                float* list = scores.row(query + i);
-                int32_t* list_rows = rows.i32() + (query + i) * rows.stride[0];
-                const int64_t at = std::upper_bound(list, list + K, lanes[i], std::greater<float>()) - list;
-                std::copy_backward(list + at, list + K - 1, list + K);
-                std::copy_backward(list_rows + at, list_rows + K - 1, list_rows + K);
-                list[at] = lanes[i];
-                list_rows[at] = static_cast<int32_t>(begin + r);
-                last[i] = list[K - 1];
-            }
+            for (int64_t i = v; i < std::min(v + N, queries); i++)
+                if (lanes[i] > last[i]) last[i] = insert(scores, rows, query + i, lanes[i], begin + r);
         }
+}
+
+// The same for one query whose scores lie side by side.
+void topk_insert_few(const View& scores, const View& rows, const float* tile, int64_t begin, int64_t count, int64_t query) {
+    const F32 d;
+    const int64_t N = hn::Lanes(d);
+    float last = scores.row(query)[scores.shape[1] - 1];
+    for (int64_t r = 0; r < count; r += N) {
+        const int64_t lanes = std::min(N, count - r);
+        if (lanes == N && hn::AllFalse(d, hn::Gt(hn::LoadU(d, tile + r), hn::Set(d, last)))) continue;
+        for (int64_t i = r; i < r + lanes; i++)
+            if (tile[i] > last) last = insert(scores, rows, query, tile[i], begin + i);
+    }
 }
 
 // ranks[i] += rows of the tile that score higher than targets[i], i < queries <= 16. A NaN counts as higher: a broken model
@@ -63,13 +79,28 @@ void rank_count(int32_t* ranks, const float* targets, const float* tile, int64_t
     for (int64_t i = 0; i < queries; i++) ranks[i] += counts[i];
 }
 
-// out[r * stride + q] = query q . row begin + r, for Q queries.
+// The same for one query whose scores lie side by side.
+void rank_count_few(int32_t* rank, float target, const float* tile, int64_t count) {
+    const F32 d;
+    const int64_t N = hn::Lanes(d);
+    int64_t r = 0, higher = 0;
+    for (; r + N <= count; r += N)
+        higher += static_cast<int64_t>(hn::CountTrue(d, hn::Not(hn::Le(hn::LoadU(d, tile + r), hn::Set(d, target)))));
+    for (; r < count; r++) higher += !(tile[r] <= target);
+    *rank += static_cast<int32_t>(higher);
+}
+
+// out[q * stride + r] = query q . row begin + r, for Q queries.
 template <int Q>
 HWY_INLINE void few_scores_of(float* out, int64_t stride, const View& table, int64_t begin, int64_t end, const View& queries,
                               int64_t query) {
     const float* x[Q];
     for (int q = 0; q < Q; q++) x[q] = queries.row(query + q);
-    for (int64_t r = begin; r < end; r++, out += stride) dots<Q>(out, x, table.row(r), table.shape[1]);
+    for (int64_t r = 0; r < end - begin; r++) {
+        float sums[Q];
+        dots<Q>(sums, x, table.row(begin + r), table.shape[1]);
+        for (int q = 0; q < Q; q++) out[q * stride + r] = sums[q];
+    }
 }
 
 void few_scores(float* out, int64_t stride, const View& table, int64_t begin, int64_t end, const View& queries, int64_t query,
@@ -103,7 +134,7 @@ int64_t padded(int64_t queries) { return (queries + GROUP - 1) / GROUP * GROUP; 
 struct Ranking {
     const char* op;
     View queries, table, excluded_offsets, excluded_rows;
-    float* tile;      // [TABLE_ROWS, QUERIES] scores
+    float* tile;      // [TABLE_ROWS, QUERIES] scores, or [FEW, TABLE_ROWS]
     float* gathered;  // [max(GEMM_ROWS, QUERIES), D] table rows
 
     Ranking(const char* op, Scratch& scratch, const View& queries, const View& table, const View& offsets, const View& rows)
@@ -132,11 +163,11 @@ struct Ranking {
             body(excluded_rows.i32()[j]);
     }
 
-    // tile = [end - begin, block] inner products of table rows with a block of few queries.
+    // tile = [block, end - begin] inner products of table rows with a block of few queries.
     void few(int64_t begin, int64_t end, int64_t first_query, int64_t block) const {
         team().ranges(end - begin, FEW_ROWS, [&](int64_t from, int64_t to, int) {
             HLLM_DISPATCH(few_scores)
-            (tile + from * padded(block), padded(block), table, begin + from, begin + to, queries, first_query, block);
+            (tile + from, end - begin, table, begin + from, begin + to, queries, first_query, block);
         });
     }
     // tile = [rows, block] inner products of `rows` >= GEMM_ROWS rows with a block of queries.
@@ -152,28 +183,29 @@ struct Ranking {
     }
 
     // Scores a block of queries against the whole table and calls body(scores, first row, rows, first query, queries) for
-    // each tile and group of queries, in the order of rows for each query; excluded rows score -inf.
+    // each tile and group of queries, in the order of rows for each query; excluded rows score -inf. The groups of a block
+    // of few queries are single ones.
     template <class Body>
     void scan(int64_t first_query, int64_t block, const Body& body) const {
-        const int64_t N = table.shape[0], stride = padded(block);
+        const int64_t N = table.shape[0], group = block <= FEW ? 1 : GROUP;
         for (int64_t begin = 0; begin < N; begin += TABLE_ROWS) {
-            const int64_t end = std::min(N, begin + TABLE_ROWS);
+            const int64_t end = std::min(N, begin + TABLE_ROWS), rows = end - begin;
             if (block <= FEW) {
                 few(begin, end, first_query, block);
-            } else if (end - begin >= GEMM_ROWS) {
-                scores(table.row(begin), table.stride[0], end - begin, first_query, block);
+            } else if (rows >= GEMM_ROWS) {
+                scores(table.row(begin), table.stride[0], rows, first_query, block);
             } else {
-                gather(end - begin, [&](int64_t i) { return begin + i; });
+                gather(rows, [&](int64_t i) { return begin + i; });
                 scores(gathered, table.shape[1], GEMM_ROWS, first_query, block);
             }
-            team().run(stride / GROUP, [&](int64_t group, int) {
-                float* mine = tile + group * GROUP;
-                const int64_t query = first_query + group * GROUP, count = std::min(GROUP, block - group * GROUP);
-                for (int64_t i = 0; i < count; i++)
-                    each_excluded(query + i, [&](int64_t row) {
-                        if (row >= begin && row < end) mine[(row - begin) * stride + i] = EXCLUDED;
+            const int64_t row_stride = block <= FEW ? 1 : padded(block), query_stride = block <= FEW ? rows : 1;
+            team().ranges(block, group, [&](int64_t from, int64_t to, int) {
+                float* mine = tile + from * query_stride;
+                for (int64_t i = from; i < to; i++)
+                    each_excluded(first_query + i, [&](int64_t row) {
+                        if (row >= begin && row < end) tile[(row - begin) * row_stride + i * query_stride] = EXCLUDED;
                     });
-                body(mine, begin, end - begin, query, count);
+                body(mine, begin, rows, first_query + from, to - from);
             });
         }
     }
@@ -193,7 +225,10 @@ void Cpu::topk(Context& context, const View& scores, const View& rows, const Vie
     for (int64_t first = 0; first < B; first += QUERIES) {
         const int64_t block = std::min(QUERIES, B - first);
         ranking.scan(first, block, [&](const float* tile, int64_t begin, int64_t count, int64_t query, int64_t group) {
-            HLLM_DISPATCH(topk_insert)(scores, rows, tile, padded(block), begin, count, query, group);
+            if (block <= FEW)
+                HLLM_DISPATCH(topk_insert_few)(scores, rows, tile, begin, count, query);
+            else
+                HLLM_DISPATCH(topk_insert)(scores, rows, tile, padded(block), begin, count, query, group);
         });
     }
 }
@@ -203,7 +238,6 @@ void Cpu::rank(Context& context, const View& ranks, const View& queries, const V
     const int64_t B = queries.shape[0], N = table.shape[0];
     check_indices("rank", "targets", targets, 0, N);
     const Ranking ranking("rank", context.scratch, queries, table, excluded_offsets, excluded_rows);
-    const auto count_higher = HLLM_DISPATCH(rank_count);
     float* target_scores = context.scratch.take<float>(padded(std::min(QUERIES, B)));
     for (int64_t first = 0; first < B; first += QUERIES) {
         const int64_t block = std::min(QUERIES, B - first);
@@ -219,7 +253,11 @@ void Cpu::rank(Context& context, const View& ranks, const View& queries, const V
         }
         std::fill_n(ranks.i32() + first, block, 1);
         ranking.scan(first, block, [&](const float* tile, int64_t, int64_t count, int64_t query, int64_t group) {
-            count_higher(ranks.i32() + query, target_scores + (query - first), tile, padded(block), count, group);
+            if (block <= FEW)
+                HLLM_DISPATCH(rank_count_few)(ranks.i32() + query, target_scores[query - first], tile, count);
+            else
+                HLLM_DISPATCH(rank_count)
+            (ranks.i32() + query, target_scores + (query - first), tile, padded(block), count, group);
         });
         for (int64_t b = first; b < first + block; b++)
             ranking.each_excluded(b, [&](int64_t row) {
