@@ -231,7 +231,7 @@ void check_weight(const char* op, const char* name, const View& activation, cons
 constexpr const char* BF16_EVERYWHERE[] = {"convert", "scatter_rows"};
 constexpr const char* BF16_ACTIVATIONS[] = {
     "matmul", "linear_forward", "linear_backward_input", "linear_backward_weight", "gather_rows", "rmsnorm_forward",
-    "rmsnorm_backward", "rope", "swiglu_forward", "swiglu_backward", "attention_forward", "attention_backward", "infonce",
+    "rmsnorm_backward", "rope", "rope_scatter", "swiglu_forward", "swiglu_backward", "attention_forward", "attention_backward", "infonce",
     "topk", "rank"};
 constexpr const char* F32_ONLY[] = {
     "fill", "embedding_forward", "embedding_backward", "scatter_add_rows", "segment_mean_forward", "segment_mean_backward",
@@ -730,6 +730,26 @@ int32_t hllm_rope(hllm_context* context, const hllm_tensor* x, const hllm_tensor
         View vp = call.in("positions", positions, HLLM_I32, {vx.shape[0]});
         View vt = call.in("table", table, HLLM_F32, {ANY, vx.shape[2]});
         call.backend().rope(call.context(), vx, vp, vt, inverse != 0);
+    });
+}
+
+int32_t hllm_rope_scatter(hllm_context* context, const hllm_rope_scatter_args* args) {
+    return guarded([&] {
+        Call call("rope_scatter", context);
+        check_args("rope_scatter", args);
+        RopeScatter a;
+        a.k = call.in("k", args->k, ACTIVATION, {ANY, ANY, ANY});
+        const int64_t T = a.k.shape[0], heads = a.k.shape[1], Dh = a.k.shape[2];
+        if (Dh % 2) fail(HLLM_INVALID_ARGUMENT, "rope_scatter: head width %lld of k is odd", static_cast<long long>(Dh));
+        a.v = call.in("v", args->v, a.k.dtype, {T, heads, Dh});
+        a.q = call.optional_out("q", args->q, a.k.dtype, {T, ANY, Dh});
+        const int32_t stored = args->keys && args->keys->dtype == HLLM_BF16 ? HLLM_BF16 : HLLM_F32;
+        a.keys = call.out("keys", args->keys, stored, {ANY, heads, Dh});
+        a.values = call.out("values", args->values, stored, {a.keys.shape[0], heads, Dh});
+        a.positions = call.in("positions", args->positions, HLLM_I32, {T});
+        a.table = call.in("table", args->table, HLLM_F32, {ANY, Dh});
+        a.index = call.in("index", args->index, HLLM_I32, {T});
+        call.backend().rope_scatter(call.context(), a);
     });
 }
 

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <string>
 #include <thread>
@@ -61,7 +62,8 @@ struct Weight {
     std::shared_ptr<Buffer> packed;         // the values once more, in the kernels' order
 };
 
-// Attention plan: the caller's segments and spans, and the reverse list from pieces of keys to the segments that read them.
+// Attention plan: the caller's segments and spans, and on demand the reverse list from pieces of keys to the segments that
+// read them.
 struct Plan {
     Backend* backend = nullptr;
     bool causal = true;
@@ -77,7 +79,7 @@ struct Plan {
     };
     std::vector<Segment> segments;
     std::vector<Span> spans;
-    // Maximal runs of key rows that are read as a whole by the same segments; disjoint, ascending.
+    // A maximal run of key rows that is read as a whole by the same segments.
     struct Piece {
         int32_t begin, length;
         int32_t reader, readers;  // range in `readers`
@@ -85,8 +87,12 @@ struct Plan {
     struct Reader {
         int32_t segment, position;  // logical position of the piece's first row in that segment
     };
-    std::vector<Piece> pieces;
-    std::vector<Reader> readers;
+    struct Reverse {
+        std::vector<Piece> pieces;  // disjoint, ascending
+        std::vector<Reader> readers;
+    };
+    // Derived at the first call, which a forward on the CPU never makes; by several contexts at once, if they like.
+    const Reverse& reverse() const;
     int32_t segment_capacity = 0, span_capacity = 0;  // what an update may hold
     std::shared_ptr<void> device;                     // the device's own form of it, made by Backend::prepare
     int64_t bytes() const;
@@ -94,15 +100,23 @@ struct Plan {
     Plan() = default;
     Plan(const Plan&) = delete;
     ~Plan();
+
+   private:
+    mutable std::mutex reversing_;
+    mutable std::unique_ptr<const Reverse> reverse_;
 };
 
-// Checks and copies the host arrays, and derives the pieces.
+// Checks and copies the host arrays.
 std::shared_ptr<Plan> make_plan(const char* op, const hllm_plan_args& args);
 
 struct InfoNce {
     float threshold;
     int64_t positions;
     View metrics, du, dp, dn, dlogit_scale, u, p, n, target_ids, negative_ids, logit_scale;
+};
+
+struct RopeScatter {
+    View q, keys, values, k, v, positions, table, index;
 };
 
 struct AdamW {
@@ -217,6 +231,7 @@ class Backend {
     virtual void rmsnorm_backward(Context&, const View& dx, const View& dweight, const View& dy, const View& saved_rstd,
                                   const View& x, const View& weight, bool accumulate) = 0;
     virtual void rope(Context&, const View& x, const View& positions, const View& table, bool inverse) = 0;
+    virtual void rope_scatter(Context&, const RopeScatter& args) = 0;
     virtual void swiglu_forward(Context&, const View& y, const View& gate_up) = 0;
     virtual void swiglu_backward(Context&, const View& dgate_up, const View& dy, const View& gate_up) = 0;
 

@@ -72,23 +72,6 @@ void* Scratch::take_bytes(int64_t bytes) {
     return data;
 }
 
-int64_t Plan::bytes() const {
-    return static_cast<int64_t>(segments.size() * sizeof(Segment) + spans.size() * sizeof(Span) +
-                                pieces.size() * sizeof(Piece) + readers.size() * sizeof(Reader));
-}
-
-void Plan::replace(Plan&& other) {
-    backend->live_bytes += other.bytes() - bytes();
-    segments = std::move(other.segments);
-    spans = std::move(other.spans);
-    pieces = std::move(other.pieces);
-    readers = std::move(other.readers);
-}
-
-Plan::~Plan() {
-    if (backend) backend->live_bytes -= bytes();
-}
-
 void check_indices(const char* op, const char* what, const View& index, int64_t low, int64_t high) {
     for (int64_t i = 0; i < index.shape[0]; i++)
         if (index.i32()[i] < low || index.i32()[i] >= high)

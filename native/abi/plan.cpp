@@ -16,7 +16,6 @@ std::shared_ptr<Plan> make_plan(const char* op, const hllm_plan_args& a) {
     plan->segment_capacity = a.segments;
     plan->span_capacity = a.spans;
 
-    std::vector<int32_t> bounds;  // where a piece may begin or end
     int64_t next_query = 0;
     if (a.segments > 0 && (a.span_offsets[0] != 0 || a.span_offsets[a.segments] != a.spans))
         fail(HLLM_INVALID_ARGUMENT, "%s: span_offsets must run from 0 to spans (%d)", op, a.spans);
@@ -38,8 +37,6 @@ std::shared_ptr<Plan> make_plan(const char* op, const hllm_plan_args& a) {
                      length, a.key_rows);
             if (length == 0) continue;
             plan->spans.push_back({first, length, static_cast<int32_t>(keys)});
-            bounds.push_back(first);
-            bounds.push_back(first + length);
             keys += length;
         }
         if (keys > INT32_MAX || (queries > 0 && (keys == 0 || (plan->causal && keys < queries))))
@@ -53,33 +50,65 @@ std::shared_ptr<Plan> make_plan(const char* op, const hllm_plan_args& a) {
         segment.keys = static_cast<int32_t>(keys);
         plan->segments.push_back(segment);
     }
+    return plan;
+}
 
+const Plan::Reverse& Plan::reverse() const {
+    std::lock_guard lock(reversing_);
+    if (reverse_) return *reverse_;
+    std::vector<int32_t> bounds;  // where a piece may begin or end
+    for (const Span& span : spans) {
+        bounds.push_back(span.begin);
+        bounds.push_back(span.begin + span.length);
+    }
     std::sort(bounds.begin(), bounds.end());
     bounds.erase(std::unique(bounds.begin(), bounds.end()), bounds.end());
     // Two passes over (segment, span, piece): count, then fill in segment order.
     std::vector<int32_t> counts(bounds.size() + 1, 0);
     auto each = [&](auto&& visit) {
-        for (size_t s = 0; s < plan->segments.size(); s++)
-            for (int32_t j = plan->segments[s].span; j < plan->segments[s].span + plan->segments[s].spans; j++) {
-                const Plan::Span& span = plan->spans[j];
+        for (size_t s = 0; s < segments.size(); s++)
+            for (int32_t j = segments[s].span; j < segments[s].span + segments[s].spans; j++) {
+                const Span& span = spans[j];
                 auto at = std::lower_bound(bounds.begin(), bounds.end(), span.begin) - bounds.begin();
                 for (; bounds[at] < span.begin + span.length; at++)
-                    visit(at, Plan::Reader{static_cast<int32_t>(s), span.position + bounds[at] - span.begin});
+                    visit(at, Reader{static_cast<int32_t>(s), span.position + bounds[at] - span.begin});
             }
     };
-    each([&](auto at, const Plan::Reader&) { counts[at]++; });
+    each([&](auto at, const Reader&) { counts[at]++; });
+    auto made = std::make_unique<Reverse>();
     int64_t total = 0;
     std::vector<int32_t> place(bounds.size() + 1, 0);
     for (size_t i = 0; i + 1 < bounds.size(); i++) {
         if (counts[i] == 0) continue;
         place[i] = static_cast<int32_t>(total);
-        plan->pieces.push_back({bounds[i], bounds[i + 1] - bounds[i], static_cast<int32_t>(total), counts[i]});
+        made->pieces.push_back({bounds[i], bounds[i + 1] - bounds[i], static_cast<int32_t>(total), counts[i]});
         total += counts[i];
-        if (total > INT32_MAX) fail(HLLM_INVALID_ARGUMENT, "%s: too many (segment, span) pairs", op);
+        if (total > INT32_MAX) fail(HLLM_INVALID_ARGUMENT, "attention: too many (segment, span) pairs in the plan");
     }
-    plan->readers.resize(total);
-    each([&](auto at, const Plan::Reader& reader) { plan->readers[place[at]++] = reader; });
-    return plan;
+    made->readers.resize(total);
+    each([&](auto at, const Reader& reader) { made->readers[place[at]++] = reader; });
+    const int64_t before = bytes();
+    reverse_ = std::move(made);
+    if (backend) backend->live_bytes += bytes() - before;
+    return *reverse_;
+}
+
+int64_t Plan::bytes() const {
+    int64_t bytes = static_cast<int64_t>(segments.size() * sizeof(Segment) + spans.size() * sizeof(Span));
+    if (reverse_)
+        bytes += static_cast<int64_t>(reverse_->pieces.size() * sizeof(Piece) + reverse_->readers.size() * sizeof(Reader));
+    return bytes;
+}
+
+void Plan::replace(Plan&& other) {
+    backend->live_bytes += other.bytes() - bytes();
+    segments = std::move(other.segments);
+    spans = std::move(other.spans);
+    reverse_ = std::move(other.reverse_);
+}
+
+Plan::~Plan() {
+    if (backend) backend->live_bytes -= bytes();
 }
 
 }  // namespace hllm

@@ -30,6 +30,7 @@ struct Attention {
     View q, k, v;
     const Plan& plan;
     float scale;
+    const Plan::Reverse* reverse = nullptr;  // of the plan, in the backward pass
 
     int64_t width() const { return q.shape[2]; }
     int64_t group() const { return q.shape[1] / k.shape[1]; }
@@ -394,7 +395,7 @@ void attention_backward_share(const Attention& a, float* dk, int64_t dk_stride, 
                               const View& saved_lse, const float* delta, const Share& share, int64_t head, const Tile& t) {
     const int64_t Dh = a.width(), G = a.group(), keys = share.keys;
     int32_t key_rows[KEYS];
-    for (int64_t i = 0; i < keys; i++) key_rows[i] = static_cast<int32_t>(a.plan.pieces[share.piece].begin + share.key + i);
+    for (int64_t i = 0; i < keys; i++) key_rows[i] = static_cast<int32_t>(a.reverse->pieces[share.piece].begin + share.key + i);
     gather_transposed(t.keys_t, a.k, head, key_rows, keys);
     gather_transposed(t.values_t, a.v, head, key_rows, keys);
     std::fill_n(t.sums, keys * t.stride, 0.f);
@@ -407,8 +408,8 @@ void attention_backward_share(const Attention& a, float* dk, int64_t dk_stride, 
         rows = 0;
     };
     for (int32_t j = share.reader; j < share.reader + share.readers; j++) {
-        const Plan::Segment& segment = a.plan.segments[a.plan.readers[j].segment];
-        const int64_t position = a.plan.readers[j].position + share.key;
+        const Plan::Segment& segment = a.plan.segments[a.reverse->readers[j].segment];
+        const int64_t position = a.reverse->readers[j].position + share.key;
         for (int64_t i = a.first_query(segment, position); i < segment.queries; i++) {
             if (rows + G > a.queries() * G) {
                 for (const View* x : {&a.q, &dout}) prefetch(a, *x, segment.query + i, a.queries(), head);
@@ -420,7 +421,7 @@ void attention_backward_share(const Attention& a, float* dk, int64_t dk_stride, 
             }
         }
     }
-    const Plan::Segment& last = a.plan.segments[a.plan.readers[share.reader + share.readers - 1].segment];
+    const Plan::Segment& last = a.plan.segments[a.reverse->readers[share.reader + share.readers - 1].segment];
     for (const View* x : {&a.q, &dout}) prefetch_next(a, *x, last.query, last.queries, head);
     add_rows();
     for (int64_t i = 0; i < keys; i++) {
@@ -500,15 +501,15 @@ Schedule<Block> schedule_blocks(Scratch& scratch, const Attention& a) {
 template <class Visit>
 void each_share(const Attention& a, int64_t& partial_rows, const Visit& visit) {
     partial_rows = 0;
-    for (size_t p = 0; p < a.plan.pieces.size(); p++) {
-        const Plan::Piece& piece = a.plan.pieces[p];
+    for (size_t p = 0; p < a.reverse->pieces.size(); p++) {
+        const Plan::Piece& piece = a.reverse->pieces[p];
         for (int32_t key = 0; key < piece.length; key += KEYS) {
             const int32_t keys = std::min<int32_t>(KEYS, piece.length - key), end = piece.reader + piece.readers;
             for (int32_t j = piece.reader, first = j; j < end; first = j) {
                 int64_t rows = 0;
                 for (; j < end && rows < GROUP_ROWS; j++) {
-                    const Plan::Segment& segment = a.plan.segments[a.plan.readers[j].segment];
-                    rows += (segment.queries - a.first_query(segment, a.plan.readers[j].position + key)) * a.group();
+                    const Plan::Segment& segment = a.plan.segments[a.reverse->readers[j].segment];
+                    rows += (segment.queries - a.first_query(segment, a.reverse->readers[j].position + key)) * a.group();
                 }
                 const bool alone = first == piece.reader && j == end;
                 visit(Share{static_cast<int32_t>(p), key, keys, first, j - first, alone ? -1 : partial_rows},
@@ -534,13 +535,13 @@ void each_unused_query(const Plan& plan, const Body& body) {
     body(next, plan.query_rows);
 }
 template <class Body>
-void each_unused_key(const Plan& plan, const Body& body) {
+void each_unused_key(const Attention& a, const Body& body) {
     int64_t next = 0;
-    for (const Plan::Piece& piece : plan.pieces) {
+    for (const Plan::Piece& piece : a.reverse->pieces) {
         body(next, piece.begin);
         next = piece.begin + piece.length;
     }
-    body(next, plan.key_rows);
+    body(next, a.plan.key_rows);
 }
 
 // Every worker's tile.
@@ -578,10 +579,10 @@ void Cpu::attention_forward(Context& context, const View& out, const View& saved
 void Cpu::attention_backward(Context& context, const View& dq, const View& dk, const View& dv, const View& saved_out,
                              const View& saved_lse, const View& dout, const View& q, const View& k, const View& v,
                              const Plan& plan, float scale) {
-    const Attention a{q, k, v, plan, scale};
+    const Attention a{q, k, v, plan, scale, &plan.reverse()};
     const int64_t heads = k.shape[1], Dh = q.shape[2];
     each_unused_query(plan, [&](int64_t begin, int64_t end) { zero_rows(dq, begin, end); });
-    each_unused_key(plan, [&](int64_t begin, int64_t end) {
+    each_unused_key(a, [&](int64_t begin, int64_t end) {
         zero_rows(dk, begin, end);
         zero_rows(dv, begin, end);
     });
@@ -603,7 +604,7 @@ void Cpu::attention_backward(Context& context, const View& dq, const View& dk, c
     const int64_t step = heads * 2 * Dh;
     const auto backward_share = HLLM_DISPATCH(attention_backward_share);
     shares.run([&](const Share& share, int64_t head, int worker) {
-        const int64_t row = plan.pieces[share.piece].begin + share.key;
+        const int64_t row = a.reverse->pieces[share.piece].begin + share.key;
         float *to_dk = dk.row(row) + head * dk.stride[1], *to_dv = dv.row(row) + head * dv.stride[1];
         int64_t dk_stride = dk.stride[0], dv_stride = dv.stride[0];
         if (share.partial >= 0) {
@@ -621,7 +622,8 @@ void Cpu::attention_backward(Context& context, const View& dq, const View& dk, c
             next++;
         if (first.partial < 0) continue;
         team().run(first.keys * heads, [&](int64_t index, int) {
-            const int64_t key = index / heads, head = index % heads, row = plan.pieces[first.piece].begin + first.key + key;
+            const int64_t key = index / heads, head = index % heads,
+                          row = a.reverse->pieces[first.piece].begin + first.key + key;
             const float* sums = partial + (first.partial + key) * step + head * 2 * Dh;
             add_partials(dk.row(row) + head * dk.stride[1], sums, first.keys * step, next - i, Dh);
             add_partials(dv.row(row) + head * dv.stride[1], sums + Dh, first.keys * step, next - i, Dh);

@@ -37,6 +37,7 @@ class Cpu final : public Backend {
     void rmsnorm_backward(Context&, const View&, const View&, const View&, const View&, const View&, const View&,
                           bool) override;
     void rope(Context&, const View&, const View&, const View&, bool) override;
+    void rope_scatter(Context&, const RopeScatter&) override;
     void swiglu_forward(Context&, const View&, const View&) override;
     void swiglu_backward(Context&, const View&, const View&, const View&) override;
     void attention_forward(Context&, const View&, const View&, const View&, const View&, const View&, const Plan&,

@@ -3,6 +3,7 @@
 // dq and delta go by query tiles, dk and dv by key tiles: whoever sums is one block, in a fixed order.
 #include "cuda/attention_backward_mma.cuh"
 #include "cuda/backend.h"
+#include "cuda/flash_attention.h"
 
 namespace hllm::cuda {
 namespace {
@@ -241,6 +242,8 @@ struct Backward {
         auto& tiled = device_plan(plan);
         const auto queries = tiled.query_tiles(context, plan, MMA_ROWS / group(), true),
                    keys = tiled.key_tiles(context, plan, MMA_KEYS, std::max(1, KEY_TILE_ROWS / group()));
+        // After the tiles, which a captured call then finds prepared.
+        if (flash_backward(context, dq, dk, dv, out, lse, dout, q, k, v, plan, scale)) return;
         const RowValues d = delta(), l = row_values(lse);
         const auto to = gradients<bf16>(keys, MMA_KEYS);
         const auto vdout = head_rows<const bf16>(dout), vq = head_rows<const bf16>(q), vk = head_rows<const bf16>(k),

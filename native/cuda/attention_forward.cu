@@ -4,6 +4,7 @@
 // softmax). bf16 with head widths of 64 and 128 runs on the tensor cores; everything else in f32, with smaller tiles.
 #include "cuda/attention.cuh"
 #include "cuda/backend.h"
+#include "cuda/flash_attention.h"
 
 namespace hllm::cuda {
 namespace {
@@ -253,6 +254,8 @@ void forward_mma(Context& context, const View& out, const View& lse, const View&
                  const Plan& plan, float scale) {
     const auto key_heads = static_cast<int>(k.shape[1]), group = static_cast<int>(q.shape[1]) / key_heads;
     const auto tiles = device_plan(plan).query_tiles(context, plan, MMA_ROWS / group, true);
+    // After the tiles, which a captured call then finds prepared.
+    if (flash_forward(context, out, lse, q, k, v, plan, scale)) return;
     const AttentionForwardMma<Dh> kernel{head_rows<bf16>(out),
                                          row_values(lse),
                                          head_rows<const bf16>(q),

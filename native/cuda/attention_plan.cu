@@ -15,7 +15,7 @@ constexpr int32_t FEW_COLUMNS = 128;
 class QueryTiler {
    public:
     QueryTiler(const Plan& plan, int32_t queries, bool shared)
-        : plan_(plan), most_(queries), shared_(shared), places_(plan.pieces.size()) {}
+        : plan_(plan), pieces_(plan.reverse().pieces), most_(queries), shared_(shared), places_(pieces_.size()) {}
 
     Tiles cut() {
         int32_t next = 0;
@@ -70,16 +70,16 @@ class QueryTiler {
         for (int32_t j = segment.span; j < segment.span + segment.spans; j++) {
             const Plan::Span& span = plan_.spans[j];
             auto begins_before = [](const Plan::Piece& piece, int32_t row) { return piece.begin < row; };
-            auto piece = std::lower_bound(plan_.pieces.begin(), plan_.pieces.end(), span.begin, begins_before);
-            for (; piece != plan_.pieces.end() && piece->begin < span.begin + span.length; ++piece)
-                body(static_cast<size_t>(piece - plan_.pieces.begin()));
+            auto piece = std::lower_bound(pieces_.begin(), pieces_.end(), span.begin, begins_before);
+            for (; piece != pieces_.end() && piece->begin < span.begin + span.length; ++piece)
+                body(static_cast<size_t>(piece - pieces_.begin()));
         }
     }
 
     bool worth_sharing(const Plan::Segment& segment, int32_t queries) const {
         int32_t brought = 0;
         each_piece(segment, [&](size_t p) {
-            if (places_[p].tile != tile()) brought += plan_.pieces[p].length;
+            if (places_[p].tile != tile()) brought += pieces_[p].length;
         });
         return brought <= queries || open_.columns + brought <= FEW_COLUMNS;
     }
@@ -90,7 +90,7 @@ class QueryTiler {
         int32_t position = 0;
         each_piece(segment, [&](size_t p) {
             Place& place = places_[p];
-            const Plan::Piece& piece = plan_.pieces[p];
+            const Plan::Piece& piece = pieces_[p];
             // A segment that sees a key twice has two columns for it.
             if (place.tile != tile() || place.chunk == chunk()) {
                 place.column = open_.columns;
@@ -135,6 +135,7 @@ class QueryTiler {
     }
 
     const Plan& plan_;
+    const std::vector<Plan::Piece>& pieces_;
     const int32_t most_;
     const bool shared_;
     std::vector<Place> places_;
@@ -318,6 +319,7 @@ void DevicePlan::update(Context& context, const Plan& plan) {
     }
     auto tiles = made.begin();
     for (auto& [cut, held] : held_) upload(context, *tiles++, held);
+    flash_.reset();
 }
 
 bool DevicePlan::fits(const Sizes& sizes, const Sizes& room) {

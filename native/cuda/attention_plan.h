@@ -71,6 +71,8 @@ struct DeviceTiles {
     int64_t partials;  // to hold
 };
 
+struct FlashPlan;
+
 // Plan::device. How tiles are cut depends on the model's heads, so they are made when the first call needs them; an update
 // of the plan makes those anew that are there, at the same addresses.
 class DevicePlan {
@@ -78,6 +80,14 @@ class DevicePlan {
     DeviceTiles query_tiles(Context& context, const Plan& plan, int32_t queries, bool shared);
     DeviceTiles key_tiles(Context& context, const Plan& plan, int32_t keys, int32_t queries);
     void update(Context& context, const Plan& plan);
+
+    // As the FlashAttention library reads the plan; made by the first call after an update.
+    template <class Make>
+    std::shared_ptr<const FlashPlan> flash(Make&& make) {
+        std::lock_guard lock(mutex_);
+        if (!flash_) flash_ = make();
+        return flash_;
+    }
 
    private:
     struct Cut {
@@ -103,6 +113,7 @@ class DevicePlan {
 
     std::mutex mutex_;
     std::map<Cut, Held> held_;
+    std::shared_ptr<const FlashPlan> flash_;
 };
 
 }  // namespace hllm::cuda

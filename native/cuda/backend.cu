@@ -10,6 +10,7 @@
 #endif
 
 #include "abi/plugin.h"
+#include "cuda/flash_attention.h"
 #include "cuda/gemm.h"
 #include "cuda/queue.h"
 
@@ -102,7 +103,7 @@ std::string CudaBackend::info() const {
     return std::string(card.name) + ", sm_" + std::to_string(card.major) + std::to_string(card.minor) + ", " +
            std::to_string(card.multiProcessorCount) + " SMs, " + std::to_string(total >> 20) + " MiB of memory (" +
            std::to_string(free >> 20) + " free), driver for CUDA " + version(driver) + ", CUDA " + version(runtime) + ", " +
-           gemm_info() + ", attention by hllm";
+           gemm_info() + ", " + attention_provider();
 }
 
 std::shared_ptr<void> CudaBackend::open(Context&) {

@@ -49,6 +49,7 @@ class CudaBackend final : public Backend {
     void rmsnorm_backward(Context&, const View& dx, const View& dweight, const View& dy, const View& saved_rstd, const View& x,
                           const View& weight, bool accumulate) override;
     void rope(Context&, const View& x, const View& positions, const View& table, bool inverse) override;
+    void rope_scatter(Context&, const RopeScatter& args) override;
     void swiglu_forward(Context&, const View& y, const View& gate_up) override;
     void swiglu_backward(Context&, const View& dgate_up, const View& dy, const View& gate_up) override;
 

@@ -42,7 +42,7 @@ extern "C" {
 
 /* The major number changes when a compiled caller would break, the minor when something is added. */
 #define HLLM_ABI_MAJOR 1
-#define HLLM_ABI_MINOR 1
+#define HLLM_ABI_MINOR 2
 
 enum hllm_status {
     HLLM_OK = 0,
@@ -228,6 +228,24 @@ HLLM_API int32_t hllm_rmsnorm_backward(hllm_context *context, const hllm_tensor 
  * activation. */
 HLLM_API int32_t hllm_rope(hllm_context *context, const hllm_tensor *x, const hllm_tensor *positions, const hllm_tensor *table,
                            int32_t inverse);
+
+/* What a layer with a cache does between its product and attention, in one pass: q turns in place as hllm_rope turns it, and
+ * for distinct index[t], keys[index[t]] = k[t] turned and values[index[t]] = v[t]; other rows keep their values. q, k and v
+ * are activations of one dtype; keys and values are f32 or bf16, both alike. Since 1.2. */
+typedef struct hllm_rope_scatter_args {
+    uint32_t struct_size;         /* sizeof(hllm_rope_scatter_args) */
+    int32_t reserved;             /* 0 */
+    const hllm_tensor *q;         /* [T, H, Dh], or NULL: keys and values alone */
+    const hllm_tensor *keys;      /* [R, Hkv, Dh] */
+    const hllm_tensor *values;    /* [R, Hkv, Dh] */
+    const hllm_tensor *k;         /* [T, Hkv, Dh] */
+    const hllm_tensor *v;         /* [T, Hkv, Dh] */
+    const hllm_tensor *positions; /* i32 [T] */
+    const hllm_tensor *table;     /* [P, Dh], as of hllm_rope */
+    const hllm_tensor *index;     /* i32 [T] */
+} hllm_rope_scatter_args;
+
+HLLM_API int32_t hllm_rope_scatter(hllm_context *context, const hllm_rope_scatter_args *args);
 
 /* y = silu(gate) * up; gate_up [T,2F]: gate, then up; y [T,F]. Activations of one dtype, also below. */
 HLLM_API int32_t hllm_swiglu_forward(hllm_context *context, const hllm_tensor *y, const hllm_tensor *gate_up);

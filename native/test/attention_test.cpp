@@ -207,6 +207,16 @@ class Attention : public OpTest {
         }
         return layout;
     }
+    // Sequences that see a history before themselves; the history is there already, or is the first of the queries.
+    Layout continued(bool causal, int32_t history, bool there, const std::vector<int32_t>& lengths) {
+        Layout layout{"continued", causal, 0, history, {}};
+        if (!there) layout = {"continued with its history", causal, history, history, {{0, history, {{0, history}}}}};
+        for (int32_t n : lengths) {
+            layout.segments.push_back({layout.query_rows, n, {{0, history}, {layout.key_rows, n}}});
+            layout.query_rows += n, layout.key_rows += n;
+        }
+        return layout;
+    }
     // Users' histories in pages of 16 rows, anywhere; each user brings a few new queries, the last keys of the last page.
     Layout pages(bool causal, const std::vector<int32_t>& histories, int32_t queries) {
         Layout layout{"pages", causal, 0, 0, {}};
@@ -413,6 +423,27 @@ TEST_F(Attention, Bf16SameBits) {
                   again = run(layout, h, 0.125f, q, k, v, dout, 0, HLLM_BF16);
         for (auto member : {&Run::out, &Run::lse, &Run::dq, &Run::dk, &Run::dv})
             expect_same_bits(read(first.*member), read(again.*member), layout.name);
+    }
+}
+
+// What FlashAttention takes where it is built in (native/cuda/flash_attention.h), and what it just does not take.
+TEST_F(Attention, Bf16SequencesOfManyRows) {
+    if (activation_dtypes().size() == 1) GTEST_SKIP() << device() << " takes float32 activations only";
+    for (bool causal : {true, false}) {
+        for (const Heads& h : {Heads{6, 2, 64}, Heads{2, 2, 64}, Heads{4, 1, 128}, Heads{1, 1, 128}})
+            compare_bf16(sequences(causal, {3, 129, 150, 1, 64}), h, scale_of(h), 8);
+        for (const Heads& h : {Heads{2, 1, 64}, Heads{1, 1, 128}}) {
+            for (bool there : {true, false}) compare_bf16(continued(causal, 512, there, {90, 3, 130}), h, scale_of(h), 8);
+            compare_bf16(continued(causal, 511, true, {90, 130}), h, scale_of(h), 8);
+        }
+        Layout layout = sequences(causal, {100, 70, 90});
+        layout.key_rows += 5;  // which nobody sees
+        compare_bf16(layout, {2, 2, 64}, 0.125f, 8);
+        for (Segment& segment : layout.segments) segment.spans[0].begin += 5;
+        compare_bf16(layout, {2, 1, 64}, 0.125f, 8);
+        layout.query_rows += 3;
+        compare_bf16(layout, {2, 1, 64}, 0.125f, 8);
+        compare_bf16(cached(causal, 70, 100), {2, 1, 64}, 0.125f, 8);
     }
 }
 

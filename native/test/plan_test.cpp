@@ -1,5 +1,6 @@
 // What hllm_plan_create accepts and refuses; attention_test.cpp tests what plans mean.
 #include <array>
+#include <thread>
 
 #include "support.h"
 
@@ -114,6 +115,71 @@ TEST_F(Plan, Refuses) {
     const auto args = arrays.args();
     EXPECT_EQ(HLLM_INVALID_ARGUMENT, hllm_plan_create(context, &args, nullptr));
     EXPECT_STREQ("plan_create: plan is NULL", hllm_error_message());
+}
+
+// What a backward pass reads of a plan is derived at the first one: a plan of a forward alone does not pay for it.
+TEST_F(Plan, ForwardDerivesNothing) {
+    if (!on_cpu()) GTEST_SKIP() << device() << " cuts a plan into tiles of its own at the first call";
+    const auto args_of = valid();
+    const auto args = args_of.args();
+    hllm_plan* plan = nullptr;
+    HLLM_OK_OR_FAIL(hllm_plan_create(context, &args, &plan));
+    const auto *q = floats(normal(6 * 4 * 4), {6, 4, 4}), *k = floats(normal(8 * 2 * 4), {8, 2, 4}), *out = output({6, 4, 4}),
+               *lse = output({4, 6}), *dq = output({6, 4, 4}), *dk = output({8, 2, 4}), *dv = output({8, 2, 4});
+    const auto bytes = [] {
+        int64_t bytes = 0;
+        EXPECT_EQ(HLLM_OK, hllm_live_bytes(device(), &bytes));
+        return bytes;
+    };
+    const auto forward = [&] { HLLM_OK_OR_FAIL(hllm_attention_forward(context, out, lse, q, k, k, plan, 1)); };
+    const auto backward = [&] {
+        hllm_attention_backward_args a{sizeof a, 1, dq, dk, dv, out, lse, q, q, k, k, plan};
+        HLLM_OK_OR_FAIL(hllm_attention_backward(context, &a));
+    };
+    backward();  // the scratch of both is there from here on
+    forward();
+    HLLM_OK_OR_FAIL(hllm_plan_update(context, plan, &args));
+    const int64_t fresh = bytes();
+    forward();
+    EXPECT_EQ(fresh, bytes());
+    backward();
+    const int64_t derived = bytes();
+    EXPECT_GT(derived, fresh);
+    const auto first = read(dk);
+    backward();
+    EXPECT_EQ(derived, bytes());
+    expect_same_bits(read(dk), first, "dk");
+    HLLM_OK_OR_FAIL(hllm_plan_update(context, plan, &args));
+    EXPECT_EQ(fresh, bytes());
+    HLLM_OK_OR_FAIL(hllm_plan_destroy(plan));
+}
+
+// The first backward pass may be that of several contexts at once.
+TEST_F(Plan, SeveralContextsMayBeTheFirst) {
+    const auto args_of = valid();
+    const auto args = args_of.args();
+    const auto *q = floats(normal(6 * 4 * 4), {6, 4, 4}), *k = floats(normal(8 * 2 * 4), {8, 2, 4}), *out = output({6, 4, 4}),
+               *lse = output({4, 6});
+    for (int round = 0; round < 20; round++) {
+        hllm_plan* plan = nullptr;
+        HLLM_OK_OR_FAIL(hllm_plan_create(context, &args, &plan));
+        HLLM_OK_OR_FAIL(hllm_attention_forward(context, out, lse, q, k, k, plan, 1));
+        const hllm_tensor *dq[2], *dk[2], *dv[2];
+        for (int i : {0, 1}) dq[i] = output({6, 4, 4}), dk[i] = output({8, 2, 4}), dv[i] = output({8, 2, 4});
+        HLLM_OK_OR_FAIL(hllm_context_synchronize(context));
+        const auto backward = [&](int i) {
+            hllm_context* own = nullptr;
+            EXPECT_EQ(HLLM_OK, hllm_context_create(device(), &own)) << hllm_error_message();
+            const hllm_attention_backward_args a{sizeof a, 1, dq[i], dk[i], dv[i], out, lse, q, q, k, k, plan};
+            EXPECT_EQ(HLLM_OK, hllm_attention_backward(own, &a)) << hllm_error_message();
+            EXPECT_EQ(HLLM_OK, hllm_context_destroy(own)) << hllm_error_message();
+        };
+        std::thread other(backward, 1);
+        backward(0);
+        other.join();
+        expect_same_bits(read(dk[0]), read(dk[1]), "dk");
+        HLLM_OK_OR_FAIL(hllm_plan_destroy(plan));
+    }
 }
 
 // The rows of q, k and v must be those of the plan.

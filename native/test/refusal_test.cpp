@@ -115,6 +115,13 @@ class Refusal : public OpTest {
             {"rope",
              {out("x", {T, 2, D}), index("positions", {0, 1, 2}), in("table", {T, D})},
              [](auto* c, Tensors t) { return hllm_rope(c, t[0], t[1], t[2], 0); }},
+            {"rope_scatter",
+             {optional(out("q", {T, 4, D})), out("keys", {V, 2, D}), out("values", {V, 2, D}), in("k", {T, 2, D}),
+              in("v", {T, 2, D}), index("positions", {0, 1, 2}), in("table", {T, D}), index("index", {5, 0, 2})},
+             [](auto* c, Tensors t) {
+                 hllm_rope_scatter_args a{sizeof a, 0, t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7]};
+                 return hllm_rope_scatter(c, &a);
+             }},
             {"swiglu_forward",
              {out("y", {T, D}), in("gate_up", {T, 2 * D})},
              [](auto* c, Tensors t) { return hllm_swiglu_forward(c, t[0], t[1]); }},
@@ -338,6 +345,7 @@ TEST_F(Refusal, WrongShapes) {
                     " embedding_backward.dtable.0 gather_rows.in.0 scatter_add_rows.out.0"
                     " segment_mean_forward.in.0 segment_mean_forward.rows.0"
                     " segment_mean_backward.din.0 segment_mean_backward.rows.0 rope.x.1 rope.table.0"
+                    " rope_scatter.q.1 rope_scatter.table.0"
                     " topk.table.0 topk.excluded_rows.0 rank.table.0 rank.excluded_rows.0 ";
                 return list.find(" " + op_name + "." + name + "." + std::to_string(k) + " ") != std::string::npos;
             };
@@ -426,6 +434,7 @@ TEST_F(Refusal, NullAndClosedWeightsAndPlans) {
 }
 
 TEST_F(Refusal, ArgumentStructs) {
+    hllm_rope_scatter_args rope{};
     hllm_adamw_args adamw{};
     hllm_infonce_args infonce{};
     hllm_attention_backward_args attention{};
@@ -439,6 +448,7 @@ TEST_F(Refusal, ArgumentStructs) {
         EXPECT_EQ(0u, std::string(hllm_error_message()).find(std::string(op) + ": args has struct_size"))
             << hllm_error_message();
     };
+    both("rope_scatter", rope, [&](auto* args) { return hllm_rope_scatter(context, args); });
     both("adamw", adamw, [&](auto* args) { return hllm_adamw(context, args); });
     both("infonce", infonce, [&](auto* args) { return hllm_infonce(context, args); });
     both("attention_backward", attention, [&](auto* args) { return hllm_attention_backward(context, args); });

@@ -32,10 +32,10 @@ public class Hllm extends Hllm$shared {
     public static int HLLM_ABI_MAJOR() {
         return HLLM_ABI_MAJOR;
     }
-    private static final int HLLM_ABI_MINOR = (int)1L;
+    private static final int HLLM_ABI_MINOR = (int)2L;
     /**
      * {@snippet lang=c :
-     * #define HLLM_ABI_MINOR 1
+     * #define HLLM_ABI_MINOR 2
      * }
      */
     public static int HLLM_ABI_MINOR() {
@@ -3148,6 +3148,67 @@ public class Hllm extends Hllm$shared {
                 traceDowncall("hllm_rope", context, x, positions, table, inverse);
             }
             return (int)mh$.invokeExact(context, x, positions, table, inverse);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class hllm_rope_scatter {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_rope_scatter");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_rope_scatter(hllm_context *context, const hllm_rope_scatter_args *args)
+     * }
+     */
+    public static FunctionDescriptor hllm_rope_scatter$descriptor() {
+        return hllm_rope_scatter.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_rope_scatter(hllm_context *context, const hllm_rope_scatter_args *args)
+     * }
+     */
+    public static MethodHandle hllm_rope_scatter$handle() {
+        return hllm_rope_scatter.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_rope_scatter(hllm_context *context, const hllm_rope_scatter_args *args)
+     * }
+     */
+    public static MemorySegment hllm_rope_scatter$address() {
+        return hllm_rope_scatter.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_rope_scatter(hllm_context *context, const hllm_rope_scatter_args *args)
+     * }
+     */
+    public static int hllm_rope_scatter(MemorySegment context, MemorySegment args) {
+        var mh$ = hllm_rope_scatter.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_rope_scatter", context, args);
+            }
+            return (int)mh$.invokeExact(context, args);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {

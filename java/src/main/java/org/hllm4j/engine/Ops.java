@@ -10,6 +10,7 @@ import org.hllm4j.bindings.Hllm;
 import org.hllm4j.bindings.hllm_adamw_args;
 import org.hllm4j.bindings.hllm_attention_backward_args;
 import org.hllm4j.bindings.hllm_infonce_args;
+import org.hllm4j.bindings.hllm_rope_scatter_args;
 
 /**
  * The operations of the device, one method per function of {@code hllm.h}, arguments in the same order: outputs, saved
@@ -25,10 +26,11 @@ import org.hllm4j.bindings.hllm_infonce_args;
  */
 public final class Ops {
     private final Context context;
-    // The structs of these three are filled anew by each call: a context serves one thread at a time.
+    // The structs of these four are filled anew by each call: a context serves one thread at a time.
     private final MemorySegment attentionBackwardArgs;
     private final MemorySegment infonceArgs;
     private final MemorySegment adamwArgs;
+    private final MemorySegment ropeScatterArgs;
 
     Ops(Context context) {
         this.context = context;
@@ -36,9 +38,11 @@ public final class Ops {
         attentionBackwardArgs = hllm_attention_backward_args.allocate(arena);
         infonceArgs = hllm_infonce_args.allocate(arena);
         adamwArgs = hllm_adamw_args.allocate(arena);
+        ropeScatterArgs = hllm_rope_scatter_args.allocate(arena);
         hllm_attention_backward_args.struct_size(attentionBackwardArgs, (int) attentionBackwardArgs.byteSize());
         hllm_infonce_args.struct_size(infonceArgs, (int) infonceArgs.byteSize());
         hllm_adamw_args.struct_size(adamwArgs, (int) adamwArgs.byteSize());
+        hllm_rope_scatter_args.struct_size(ropeScatterArgs, (int) ropeScatterArgs.byteSize());
     }
 
     // ---- Elements ---------------------------------------------------------------------------------------------------
@@ -249,6 +253,38 @@ public final class Ops {
                 Hllm.hllm_rope(context(), descriptor(x), descriptor(positions), descriptor(table), flag(inverse)),
                 "hllm_rope",
                 x);
+    }
+
+    /**
+     * A layer's new keys and values into its cache, in one pass: q is rotated in place as by {@link #rope}, and for
+     * distinct index[t], keys[index[t]] = k[t] rotated and values[index[t]] = v[t]; other rows stay as they are.
+     *
+     * @param q [T, H, Dh], or null
+     * @param keys [R, Hkv, Dh], f32 or bf16
+     * @param values [R, Hkv, Dh], of the same type
+     * @param k [T, Hkv, Dh], not rotated; strided rows allowed, as of q and v
+     * @param v [T, Hkv, Dh]
+     * @param positions i32 [T]
+     * @param table [P, Dh], as of rope
+     * @param index i32 [T]
+     */
+    public void ropeScatter(
+            Tensor q, Tensor keys, Tensor values, Tensor k, Tensor v, Tensor positions, Tensor table, Tensor index) {
+        MemorySegment args = ropeScatterArgs;
+        hllm_rope_scatter_args.q(args, descriptor(q));
+        hllm_rope_scatter_args.keys(args, descriptor(keys));
+        hllm_rope_scatter_args.values(args, descriptor(values));
+        hllm_rope_scatter_args.k(args, descriptor(k));
+        hllm_rope_scatter_args.v(args, descriptor(v));
+        hllm_rope_scatter_args.positions(args, descriptor(positions));
+        hllm_rope_scatter_args.table(args, descriptor(table));
+        hllm_rope_scatter_args.index(args, descriptor(index));
+        Tensor[] used = {q, keys, values, k, v, positions, table, index};
+        try {
+            done(started(), Hllm.hllm_rope_scatter(context(), args), "hllm_rope_scatter", k);
+        } finally {
+            Reference.reachabilityFence(used);
+        }
     }
 
     /** y [T, F] = silu(gate) * up, gateUp [T, 2F]: gate, then up. */

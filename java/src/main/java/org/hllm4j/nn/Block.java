@@ -168,20 +168,27 @@ final class Block implements AutoCloseable {
         query = query.reshape(finished, heads, headDim);
         Tensor key = keyValue.columns(0, narrow).reshape(rows, kvHeads, headDim);
         Tensor value = keyValue.columns(narrow, 2 * narrow).reshape(rows, kvHeads, headDim);
-        ops.rope(query, tail == null ? packing.positions() : tail.positions(), ropeTable, false);
-        ops.rope(key, packing.positions(), ropeTable, false);
-        if (packing.store() != null) {
+        boolean together = packing.store() != null && tail == null; // queries are at the same positions
+        if (!together) {
+            ops.rope(query, tail == null ? packing.positions() : tail.positions(), ropeTable, false);
+        }
+        if (packing.store() == null) {
+            ops.rope(key, packing.positions(), ropeTable, false);
+        } else {
             KeyValueArena arena = packing.store().arena();
-            ops.scatterRows(
-                    arena.keys(layer),
-                    keyValue.columns(0, narrow),
+            Tensor keys = arena.keys(layer).reshape(arena.rows(), kvHeads, headDim);
+            Tensor values = arena.values(layer).reshape(arena.rows(), kvHeads, headDim);
+            ops.ropeScatter(
+                    together ? query : null,
+                    keys,
+                    values,
+                    key,
+                    value,
+                    packing.positions(),
+                    ropeTable,
                     packing.store().rows());
-            ops.scatterRows(
-                    arena.values(layer),
-                    keyValue.columns(narrow, 2 * narrow),
-                    packing.store().rows());
-            key = arena.keys(layer).reshape(arena.rows(), kvHeads, headDim);
-            value = arena.values(layer).reshape(arena.rows(), kvHeads, headDim);
+            key = keys;
+            value = values;
         }
         Tensor attended = workspace.activations(finished, wide);
         Tensor lse = saveLse ? workspace.floats(heads, finished) : null;

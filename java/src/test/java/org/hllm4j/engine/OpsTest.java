@@ -293,6 +293,32 @@ class OpsTest extends EngineTest {
     }
 
     @Test
+    void ropeScatterIsRopeAndTwoScatters() {
+        Tensor table = tensor(5, 4);
+        Tensor[] qkv = {tensor(3, 2, 4), tensor(3, 1, 4), tensor(3, 1, 4)};
+        Tensor[] expected = {workspace.floats(3, 2, 4), workspace.floats(3, 1, 4)};
+        Tensor positions = workspace.ints(new int[] {4, 0, 2});
+        Tensor index = workspace.ints(new int[] {1, 5, 0});
+        Tensor[] stored = new Tensor[4];
+        for (int i = 0; i < stored.length; i++) {
+            stored[i] = workspace.floats(6, 1, 4);
+            ops.fill(stored[i], 7);
+        }
+        for (int i : new int[] {0, 1}) {
+            ops.convert(expected[i], qkv[i]);
+            ops.rope(expected[i], positions, table, false);
+        }
+        ops.scatterRows(stored[0].reshape(6, 4), expected[1].reshape(3, 4), index);
+        ops.scatterRows(stored[1].reshape(6, 4), qkv[2].reshape(3, 4), index);
+        ops.ropeScatter(qkv[0], stored[2], stored[3], qkv[1], qkv[2], positions, table, index);
+        assertArrayEquals(expected[0].toFloats(), qkv[0].toFloats(), 1e-6f);
+        assertArrayEquals(stored[0].toFloats(), stored[2].toFloats(), 1e-6f);
+        assertArrayEquals(stored[1].toFloats(), stored[3].toFloats());
+        ops.ropeScatter(null, stored[2], stored[3], qkv[1], qkv[2], positions, table, index);
+        assertArrayEquals(expected[0].toFloats(), qkv[0].toFloats(), 1e-6f);
+    }
+
+    @Test
     void swiglu() {
         Tensor gateUp = tensor(2, 6);
         Tensor y = tensor(2, 3);
