@@ -88,6 +88,10 @@ public final class Metrics implements Engine.Listener {
                 "counter",
                 needed,
                 stats.cache().needed());
+        String bytes = "memory of models, item vectors, keys and values on the device";
+        number(out, "hllm_device_bytes", "gauge", bytes, stats.deviceBytes());
+        Runtime java = Runtime.getRuntime();
+        number(out, "hllm_heap_bytes", "gauge", "Java's heap in use", java.totalMemory() - java.freeMemory());
         if (source instanceof EventLog log) {
             number(out, "hllm_log_events", "gauge", "events in the log", log.events());
             number(out, "hllm_log_syncs_total", "counter", "times that the disk was made to keep them", log.syncs());

@@ -3,6 +3,7 @@ package org.hllm4j.model;
 import java.util.List;
 import java.util.stream.IntStream;
 import org.hllm4j.engine.Context;
+import org.hllm4j.engine.PlanSpec;
 import org.hllm4j.nn.KeyValueArena;
 import org.hllm4j.nn.Packing;
 
@@ -22,21 +23,45 @@ public record CachedHistory(int[] rows, int fresh, int[] branches) {
         }
     }
 
-    static Packing packing(Context context, KeyValueArena arena, List<CachedHistory> histories) {
+    /**
+     * What a step is made of, in host memory.
+     *
+     * @param positions [T] of each row
+     * @param stored [T] arena row of each
+     * @param outputs [I] rows whose outputs are wanted
+     * @param all of all layers but the last one, which has {@code last}: a query for each output alone
+     */
+    record Step(int[] positions, int[] stored, int[] outputs, PlanSpec all, PlanSpec last) {
+        int[] outputPositions() {
+            return IntStream.of(outputs).map(row -> positions[row]).toArray();
+        }
+
+        Packing packing(Context context, KeyValueArena arena) {
+            return new Packing(
+                    context.of(positions),
+                    context.plan(all),
+                    new Packing.Tail(context.of(outputs), context.of(outputPositions()), context.plan(last)),
+                    new Packing.Store(arena, context.of(stored)));
+        }
+    }
+
+    /** @param keyRows of the arena */
+    static Step step(List<CachedHistory> histories, int keyRows) {
         Segments all = new Segments();
-        Segments last = new Segments(); // the last layer: a query for each output alone
+        Segments last = new Segments();
         IntStream.Builder positions = IntStream.builder();
         IntStream.Builder stored = IntStream.builder();
         IntStream.Builder outputs = IntStream.builder();
         for (CachedHistory history : histories) {
             int events = history.rows.length;
-            if (history.fresh > 0) {
+            for (int i = events - history.fresh; i < events; i++) {
+                positions.add(i);
+                stored.add(history.rows[i]);
+            }
+            boolean alone = history.branches.length == 1; // it sees what an event more would see: one segment
+            if (history.fresh > 0 && !alone) {
                 history.addTo(all);
                 all.end(history.fresh);
-                for (int i = events - history.fresh; i < events; i++) {
-                    positions.add(i);
-                    stored.add(history.rows[i]);
-                }
             }
             if (history.branches.length == 0) {
                 outputs.add(all.queries() - 1);
@@ -44,26 +69,23 @@ public record CachedHistory(int[] rows, int fresh, int[] branches) {
                 last.end(1);
             }
             for (int branch : history.branches) {
-                outputs.add(all.queries());
                 for (Segments segments : List.of(all, last)) {
                     history.addTo(segments);
                     segments.span(branch, 1);
-                    segments.end(1);
                 }
+                all.end(alone ? history.fresh + 1 : 1);
+                last.end(1);
+                outputs.add(all.queries() - 1);
                 positions.add(events);
                 stored.add(branch);
             }
         }
-        int[] places = positions.build().toArray();
-        int[] wanted = outputs.build().toArray();
-        return new Packing(
-                context.of(places),
-                all.plan(context, arena.rows()),
-                new Packing.Tail(
-                        context.of(wanted),
-                        context.of(IntStream.of(wanted).map(row -> places[row]).toArray()),
-                        last.plan(context, arena.rows())),
-                new Packing.Store(arena, context.of(stored.build().toArray())));
+        return new Step(
+                positions.build().toArray(),
+                stored.build().toArray(),
+                outputs.build().toArray(),
+                all.spec(keyRows),
+                last.spec(keyRows));
     }
 
     /** Lets the segment to come see this history's rows. */

@@ -39,8 +39,8 @@ final class Segments {
         return queries;
     }
 
-    Plan plan(Context context, int keyRows) {
-        return context.plan(new PlanSpec(
+    PlanSpec spec(int keyRows) {
+        return new PlanSpec(
                 true,
                 queries,
                 keyRows,
@@ -48,6 +48,10 @@ final class Segments {
                 length.build().toArray(),
                 offsets.build().toArray(),
                 spanBegin.build().toArray(),
-                spanLength.build().toArray()));
+                spanLength.build().toArray());
+    }
+
+    Plan plan(Context context, int keyRows) {
+        return context.plan(spec(keyRows));
     }
 }

@@ -89,15 +89,29 @@ public final class UserLlm implements AutoCloseable {
      * @return a pass whose output has the branches of each history, or its last event if it has none
      */
     public Pass forward(Workspace workspace, Tensor x, KeyValueArena arena, List<CachedHistory> histories) {
+        Pass pass = new Pass(step(arena, histories).packing(context, arena));
+        pass.states = transformer.forward(workspace, x, pass.packing, false);
+        return pass;
+    }
+
+    /**
+     * The same as a graph, for a device that has them; the caller closes it, before the arena.
+     *
+     * @param histories whose outputs are computed to begin with
+     * @param spans runs of neighbouring rows that a history and its branch may have
+     */
+    public AppendGraph appendGraph(KeyValueArena arena, List<CachedHistory> histories, int spans) {
+        return new AppendGraph(context, transformer, arena, of -> step(arena, of), histories, spans * histories.size());
+    }
+
+    private CachedHistory.Step step(KeyValueArena arena, List<CachedHistory> histories) {
         for (CachedHistory history : histories) {
             if (history.rows().length >= transformer.maxPositions()) {
                 throw new HllmException("a cached history has " + history.rows().length
                         + " events, more than twice the model's max history of " + maxHistory);
             }
         }
-        Pass pass = new Pass(CachedHistory.packing(context, arena, histories));
-        pass.states = transformer.forward(workspace, x, pass.packing, false);
-        return pass;
+        return CachedHistory.step(histories, arena.rows());
     }
 
     private void check(int longest) {

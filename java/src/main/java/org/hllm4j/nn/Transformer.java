@@ -129,6 +129,11 @@ public final class Transformer implements AutoCloseable {
         return layer == blocks.size() - 1 ? packing.tail() : null;
     }
 
+    /** D, of its inputs and outputs. */
+    public int width() {
+        return width;
+    }
+
     /** Longest sequence that positions exist for. */
     public int maxPositions() {
         return maxPositions;

@@ -13,6 +13,7 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.atomic.LongAdder;
 import java.util.stream.IntStream;
 import org.hllm4j.HllmException;
+import org.hllm4j.engine.Context;
 import org.hllm4j.model.Fusion;
 
 /**
@@ -62,9 +63,16 @@ public final class Engine implements AutoCloseable {
      * @param failed questions that were taken and ended with an exception, since the start
      * @param busy questions refused because the queue was full, since the start
      * @param generations models since the start
+     * @param deviceBytes that this process has on the device now, see {@link Context#liveBytes}
      */
     public record Stats(
-            UserFeatureCache.Stats cache, int waiting, long answered, long failed, long busy, long generations) {}
+            UserFeatureCache.Stats cache,
+            int waiting,
+            long answered,
+            long failed,
+            long busy,
+            long generations,
+            long deviceBytes) {}
 
     private static final System.Logger LOG = System.getLogger(Engine.class.getName());
 
@@ -101,7 +109,14 @@ public final class Engine implements AutoCloseable {
     }
 
     public Stats stats() {
-        return new Stats(cache.stats(), inbox.waiting(), answered.sum(), failed.sum(), busy.sum(), generations.sum());
+        return new Stats(
+                cache.stats(),
+                inbox.waiting(),
+                answered.sum(),
+                failed.sum(),
+                busy.sum(),
+                generations.sum(),
+                Context.liveBytes(snapshot.device()));
     }
 
     /** @throws BusyException when the queue is full */

@@ -129,6 +129,10 @@ public final class Snapshot implements AutoCloseable {
         return model.config().maxHistory();
     }
 
+    public String device() {
+        return context.device();
+    }
+
     /** Columns that make an item's text. */
     public List<String> textKeys() {
         return textKeys;

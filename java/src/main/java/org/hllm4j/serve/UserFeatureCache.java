@@ -4,6 +4,7 @@ import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Deque;
+import java.util.HashMap;
 import java.util.Iterator;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -13,6 +14,7 @@ import org.hllm4j.HllmException;
 import org.hllm4j.engine.DType;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.engine.Workspace;
+import org.hllm4j.model.AppendGraph;
 import org.hllm4j.model.CachedHistory;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.model.RankingHead;
@@ -43,6 +45,7 @@ public final class UserFeatureCache implements AutoCloseable {
 
     private static final int PAGE = 16;
     private static final int MAX_ROWS = 4096; // computed at a time, unless one history alone is longer
+    private static final int MAX_GRAPH_ROWS = 128; // of more rows, operations take longer than their launches
 
     /**
      * @param bytes of the arena
@@ -81,6 +84,9 @@ public final class UserFeatureCache implements AutoCloseable {
      * @param needed positions without a cache
      */
     public record Stats(long hits, long misses, long evictions, int pagesUsed, int pages, long computed, long needed) {}
+
+    /** What a graph is made for. */
+    private record Shape(int users, boolean branch) {}
 
     /** What is cached of one user. */
     private static final class Entry {
@@ -180,6 +186,7 @@ public final class UserFeatureCache implements AutoCloseable {
     private final Parameter userToken; // null without one
     private final KeyValueArena arena; // pages, then the rows of branches
     private final Workspace workspace;
+    private final Map<Shape, AppendGraph> graphs; // made when first asked for; null where the device has none
     private final int pages;
     private final Deque<Integer> free = new ArrayDeque<>();
     private final Map<Object, Entry> entries = new LinkedHashMap<>(16, 0.75f, true); // least recently asked for first
@@ -215,6 +222,7 @@ public final class UserFeatureCache implements AutoCloseable {
         arena = new KeyValueArena(
                 model.context(), model.config().user(), pages * PAGE + options.branches, options.dtype);
         workspace = model.context().workspace();
+        graphs = model.context().device().equals("cpu") ? null : new HashMap<>();
         IntStream.range(0, pages).forEach(free::add);
         publish();
     }
@@ -349,11 +357,11 @@ public final class UserFeatureCache implements AutoCloseable {
         List<CachedHistory> histories = new ArrayList<>();
         round.forEach(step -> step.addTo(histories));
         float[] states;
-        Tensor x = workspace.floats(inputs.length, width);
-        Tensor special = userToken == null ? null : userToken.value();
-        model.context().ops().embeddingForward(x, workspace.ints(inputs), table, special);
-        try (UserLlm.Pass pass = model.users().forward(workspace, x, arena, histories)) {
-            states = pass.output().toFloats();
+        try {
+            int branches = round.stream().mapToInt(step -> step.branches.length).sum();
+            states = graphs != null && isAppend(histories, branches)
+                    ? launch(table, inputs, histories, branches)
+                    : forward(table, inputs, histories);
         } catch (RuntimeException | Error e) {
             round.forEach(step -> forget(step.work.key)); // what their pages hold is not known
             throw e;
@@ -373,6 +381,51 @@ public final class UserFeatureCache implements AutoCloseable {
                 keep(step.entry, work);
             }
         }
+    }
+
+    private Tensor vectors(Tensor table, int[] inputs) {
+        Tensor x = workspace.floats(inputs.length, width);
+        Tensor special = userToken == null ? null : userToken.value();
+        model.context().ops().embeddingForward(x, workspace.ints(inputs), table, special);
+        return x;
+    }
+
+    private float[] forward(Tensor table, int[] inputs, List<CachedHistory> histories) {
+        try (UserLlm.Pass pass = model.users().forward(workspace, vectors(table, inputs), arena, histories)) {
+            return pass.output().toFloats();
+        }
+    }
+
+    // ---- Graphs -----------------------------------------------------------------------------------------------------
+
+    /** Whether everybody has one event more, either all with one branch or all without, and there is such a graph. */
+    private boolean isAppend(List<CachedHistory> histories, int branches) {
+        int each = branches == 0 ? 0 : 1;
+        int rows = usersOfGraph(histories) * (1 + each);
+        return rows <= Math.min(MAX_GRAPH_ROWS, options.branches)
+                && histories.stream().allMatch(h -> h.fresh() == 1 && h.branches().length == each);
+    }
+
+    /** Graphs are made for 1, 2, 4, 8, ... users. */
+    private static int usersOfGraph(List<CachedHistory> histories) {
+        return Integer.highestOneBit(2 * histories.size() - 1);
+    }
+
+    /** Launches the graph; users that it has too many see nothing but rows of branches that nobody uses now. */
+    private float[] launch(Tensor table, int[] inputs, List<CachedHistory> histories, int branches) {
+        int outputs = histories.size();
+        int users = usersOfGraph(histories);
+        boolean branch = branches > 0;
+        int spare = pages * PAGE + branches;
+        while (histories.size() < users) {
+            int[] event = {spare++};
+            histories.add(new CachedHistory(event, 1, branch ? new int[] {spare++} : new int[0]));
+        }
+        Tensor x = vectors(table, Arrays.copyOf(inputs, branch ? 2 * users : users)); // item 0 for them
+        AppendGraph graph = graphs.computeIfAbsent(
+                new Shape(users, branch),
+                shape -> model.users().appendGraph(arena, histories, pagesFor(maxHistory + options.slack) + 1));
+        return graph.run(x, histories).rows(0, outputs).toFloats();
     }
 
     private static void keep(Entry entry, Work work) {
@@ -403,6 +456,9 @@ public final class UserFeatureCache implements AutoCloseable {
 
     @Override
     public void close() {
+        if (graphs != null) {
+            graphs.values().forEach(AppendGraph::close);
+        }
         workspace.close();
         arena.close();
     }
