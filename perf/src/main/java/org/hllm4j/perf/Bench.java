@@ -236,6 +236,7 @@ public final class Bench implements Callable<Integer> {
         embed.measure(sets);
         new ServeRows(session).measure(sets);
         session.release();
+        new UserRows(session).measure();
         try (OpRows operations = new OpRows(session)) {
             operations.measure();
         }

@@ -71,6 +71,27 @@ record Goal(String work, Pattern rows, String against, Measure measure, double t
             goal("top 10, 64 users", "op top 10 for 64 users, 1000000.*", "torch matmul + topk", Measure.RATIO, 2),
             // "At read bandwidth", less what a measurement of it varies.
             goal("top 10, one user", "op top 10 for one user, 1000000.*", Roofline.READ, Measure.FRACTION, 0.95),
+            goal(
+                    "a user's event, f32",
+                    "user event and \\[USER\\], f32.*",
+                    "hf_hllm.py user, cached",
+                    Measure.RATIO,
+                    2.6),
+            goal(
+                    "a user's event, bf16",
+                    "user event and \\[USER\\], bf16.*",
+                    "hf_hllm.py user, cached",
+                    Measure.RATIO,
+                    5),
+            // 1 / 1.3: at most 1.3 times as long as reading the weights once.
+            goal(
+                    "a user's event, weights read once",
+                    "user event and \\[USER\\], .*",
+                    Roofline.READ,
+                    Measure.FRACTION,
+                    0.77),
+            goal("early candidates", "user early candidates, .*", "sequences of their own", Measure.RATIO, 35),
+            goal("64 users at once", "user event of each, .*", "one user after the other", Measure.RATIO, 10),
             goal("outside native operations", FIRST.formatted(BOTH), "the whole time", Measure.OUTSIDE, 3),
             goal("memory, bf16 weights", "memory .*bf16.*", "transformers process", Measure.MEMORY_RATIO, 0.5));
 

@@ -9,6 +9,7 @@ import org.hllm4j.engine.Context;
 import org.hllm4j.engine.DType;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.engine.Workspace;
+import org.hllm4j.model.Fusion;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.model.HllmConfig;
 import org.hllm4j.model.ItemLlm;
@@ -92,8 +93,19 @@ final class Session implements AutoCloseable {
 
     /** The caller closes it. */
     Hllm newModel(Hllm.Trained trained, int maxText, int maxHistory) {
-        Hllm fresh = new Hllm(
-                context, new HllmConfig(config, config, Pooling.TOKEN, maxText, maxHistory), trained, DType.F32);
+        return newModel(trained, new HllmConfig(config, config, Pooling.TOKEN, maxText, maxHistory), DType.F32);
+    }
+
+    /** A ranker whose head says nothing yet, with matrices of this type, for inference; the caller closes it. */
+    Hllm newRanker(int maxHistory, DType storage) {
+        HllmConfig late = new HllmConfig(config, config, Pooling.TOKEN, Items.SHORT, maxHistory, Fusion.LATE);
+        Hllm fresh = newModel(Hllm.Trained.NOTHING, late, storage);
+        fresh.randomiseRanker(1, 0.5);
+        return fresh;
+    }
+
+    private Hllm newModel(Hllm.Trained trained, HllmConfig shape, DType storage) {
+        Hllm fresh = new Hllm(context, shape, trained, storage);
         try {
             if (llm == null) {
                 fresh.randomise(Hllm.Side.ITEM, 1);
