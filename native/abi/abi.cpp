@@ -522,7 +522,8 @@ int32_t hllm_weight_create(hllm_context* context, const hllm_tensor* source, int
             fail(HLLM_INVALID_ARGUMENT, "weight_create: storage %d, expected f32 or bf16", storage);
         if (view.dtype == HLLM_BF16 && storage == HLLM_F32)
             fail(HLLM_INVALID_ARGUMENT, "weight_create: a bf16 source is stored as bf16");
-        auto made = std::make_shared<Weight>(Weight{&call.backend(), call.last_buffer(), view, nullptr, view, nullptr});
+        auto made = std::make_shared<Weight>(
+            Weight{&call.backend(), call.last_buffer(), call.last_buffer(), view, nullptr, view, nullptr});
         if (view.dtype != storage) {
             made->own = std::make_shared<Buffer>(call.context(), std::max<int64_t>(1, view.elements()) * 2);
             made->values.data = made->own->data;
@@ -534,6 +535,13 @@ int32_t hllm_weight_create(hllm_context* context, const hllm_tensor* source, int
     });
 }
 
+// Holds the source's memory during a call that reads it.
+static std::shared_ptr<Buffer> source_of(const char* op, const Weight& weight) {
+    auto memory = weight.source_memory.lock();
+    if (!memory) fail(HLLM_INVALID_ARGUMENT, "%s: the weight's source was destroyed after the weight was packed", op);
+    return memory;
+}
+
 int32_t hllm_weight_destroy(hllm_weight* weight) {
     return guarded([&] { weights.remove("weight_destroy", weight); });
 }
@@ -542,6 +550,7 @@ int32_t hllm_weight_refresh(hllm_context* context, hllm_weight* weight) {
     return guarded([&] {
         Call call("weight_refresh", context);
         auto w = call.weight(weight);
+        const auto source = source_of("weight_refresh", *w);
         if (w->own) call.backend().convert(call.context(), w->values, w->source);
         if (w->packed) call.backend().pack(call.context(), *w);
     });
@@ -551,10 +560,12 @@ int32_t hllm_weight_pack(hllm_context* context, hllm_weight* weight) {
     return guarded([&] {
         Call call("weight_pack", context);
         auto w = call.weight(weight);
+        const auto source = source_of("weight_pack", *w);
         const int64_t bytes = call.backend().packed_bytes(*w);
         if (bytes == 0) return;
         if (!w->packed) w->packed = std::make_shared<Buffer>(call.context(), bytes);
         call.backend().pack(call.context(), *w);
+        w->source_buffer.reset();
     });
 }
 
@@ -575,6 +586,7 @@ int32_t hllm_linear_backward_input(hllm_context* context, const hllm_tensor* dx,
     return guarded([&] {
         Call call("linear_backward_input", context);
         auto w = call.weight(weight);
+        const auto source = w->own ? nullptr : source_of("linear_backward_input", *w);
         View vdx = call.out("dx", dx, ACTIVATION, {ANY, ANY}), vdy = call.in("dy", dy, ACTIVATION, {ANY, ANY});
         check_product("linear_backward_input", vdx, vdy, w->values, false, false);
         check_weight("linear_backward_input", "dy", vdy, *w);

@@ -55,11 +55,12 @@ struct Buffer {
 
 struct Weight {
     Backend* backend;
-    std::shared_ptr<Buffer> source_buffer;  // kept alive with the weight
-    View source;                            // [N,K], f32 or bf16
-    std::shared_ptr<Buffer> own;            // the bf16 copy of an f32 source
-    View values;                            // what the kernels read
-    std::shared_ptr<Buffer> packed;         // the values once more, in the kernels' order
+    std::shared_ptr<Buffer> source_buffer;  // kept alive with the weight; once packed, by its owner alone
+    std::weak_ptr<Buffer> source_memory;
+    View source;                     // [N,K], f32 or bf16
+    std::shared_ptr<Buffer> own;     // the bf16 copy of an f32 source
+    View values;                     // what the kernels read
+    std::shared_ptr<Buffer> packed;  // the values once more, in the kernels' order
 };
 
 // Attention plan: the caller's segments and spans, and on demand the reverse list from pieces of keys to the segments that

@@ -164,7 +164,8 @@ HLLM_API int32_t hllm_weight_create(hllm_context *context, const hllm_tensor *so
 HLLM_API int32_t hllm_weight_destroy(hllm_weight *weight);
 /* Keeps a second copy in the order in which hllm_linear_forward reads it fastest; for weights that stay as they are. bf16
  * weights then take x rounded to bf16 where the processor multiplies bf16 itself. A device that has no such order does
- * nothing. */
+ * nothing. After it the source may be destroyed: forward products go on, and linear_backward_input, refresh and pack are
+ * refused where they would read it. */
 HLLM_API int32_t hllm_weight_pack(hllm_context *context, hllm_weight *weight);
 /* Takes over new values of the source: call it after the source was written (an optimiser step). */
 HLLM_API int32_t hllm_weight_refresh(hllm_context *context, hllm_weight *weight);

@@ -121,6 +121,30 @@ TEST_F(Linear, PackedWeightsFollowRefresh) {
     expect_close(read(y), product(3, N, K, read(x), second, false, true), 1e-6, 1e-6, "y");
 }
 
+// On a device that packs; on another the weight keeps its source.
+TEST_F(Linear, PackedWeightsOutliveTheirSource) {
+    const int64_t N = 35, K = 6;
+    const auto w = normal(N * K);
+    const auto *x = floats(normal(3 * K), {3, K}), *y = output({3, N}), *dx = output({3, K}, 7);
+    hllm_buffer* buffer = nullptr;
+    HLLM_OK_OR_FAIL(hllm_buffer_create(context, N * K * 4, &buffer));
+    HLLM_OK_OR_FAIL(hllm_buffer_write(context, buffer, 0, w.data(), N * K * 4));
+    hllm_tensor source = *floats(w, {N, K});
+    source.buffer = buffer;
+    hllm_weight* weight = create(&source, HLLM_F32);
+    HLLM_OK_OR_FAIL(hllm_weight_pack(context, weight));
+    HLLM_OK_OR_FAIL(hllm_buffer_destroy(buffer));
+    HLLM_OK_OR_FAIL(hllm_linear_forward(context, y, x, weight, 0));
+    expect_close(read(y), product(3, N, K, read(x), w, false, true), 1e-6, 1e-6, "y");
+    if (!on_cpu()) return;
+    for (int32_t status : {hllm_linear_backward_input(context, dx, y, weight, 0), hllm_weight_refresh(context, weight),
+                           hllm_weight_pack(context, weight)}) {
+        EXPECT_EQ(HLLM_INVALID_ARGUMENT, status);
+        EXPECT_NE(nullptr, std::strstr(hllm_error_message(), "source was destroyed after")) << hllm_error_message();
+    }
+    expect_same_bits(read(dx), std::vector<float>(3 * K, 7), "dx");
+}
+
 // More elements than the kernels widen at a time.
 TEST_F(Linear, SeveralBlocksOfWeights) {
     for (Storage storage : STORAGES)

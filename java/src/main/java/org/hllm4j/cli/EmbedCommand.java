@@ -126,6 +126,7 @@ final class EmbedCommand extends Subcommand {
         Manifest manifest = folder.manifest();
         ItemVectors.Input input = input(manifest.textKeys(), folder.tokenizerJson(), run);
         try (Hllm model = folder.load(context, device.storage())) {
+            model.pack(Hllm.Side.ITEM);
             return write(model, input, manifest.modelHash(), progress, interruption);
         }
     }
@@ -152,6 +153,7 @@ final class EmbedCommand extends Subcommand {
                 model.itemToken(readVector(itemToken));
             }
             String token = itemToken == null ? "" : Hashes.of(itemToken);
+            model.pack(Hllm.Side.ITEM);
             return write(model, input, start.asMap() + token, progress, interruption);
         }
     }

@@ -28,7 +28,8 @@ public final class Weight implements AutoCloseable {
 
     /**
      * Keeps a second copy in the order in which a forward product reads it fastest, where the device knows one; for weights
-     * that stay as they are. On a CPU that multiplies bf16, inputs of bf16 weights are rounded to bf16 from then on.
+     * that stay as they are. On a CPU that multiplies bf16, inputs of bf16 weights are rounded to bf16 from then on. After it the source may be closed, if nothing but forward
+     * products follows.
      */
     public void pack() {
         NativeException.check(Hllm.hllm_weight_pack(context.handle(), handle), "hllm_weight_pack");

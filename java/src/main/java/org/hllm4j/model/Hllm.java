@@ -227,6 +227,18 @@ public final class Hllm implements AutoCloseable {
         users.recompute(on);
     }
 
+    /**
+     * For a side that will only compute: its matrices stay in the order in which kernels read them fastest, which a first
+     * use would make as a second copy, and no other. Their parameters can neither be read nor written from here on.
+     */
+    public void pack(Side side) {
+        if (side == Side.ITEM) {
+            items.pack();
+        } else {
+            users.pack();
+        }
+    }
+
     public HllmConfig config() {
         return config;
     }

@@ -144,6 +144,10 @@ public final class ItemLlm implements AutoCloseable {
         transformer.recompute(on);
     }
 
+    void pack() {
+        transformer.pack();
+    }
+
     void refresh() {
         transformer.refresh();
     }

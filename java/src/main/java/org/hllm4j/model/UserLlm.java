@@ -151,6 +151,10 @@ public final class UserLlm implements AutoCloseable {
         transformer.recompute(on);
     }
 
+    void pack() {
+        transformer.pack();
+    }
+
     void refresh() {
         transformer.refresh();
     }

@@ -293,6 +293,10 @@ final class Block implements AutoCloseable {
         return (float) (1 / Math.sqrt(headDim));
     }
 
+    void pack() {
+        linears().forEach(Linear::pack);
+    }
+
     void refresh() {
         linears().forEach(Linear::refresh);
     }

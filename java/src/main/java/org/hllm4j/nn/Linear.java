@@ -23,11 +23,18 @@ public final class Linear implements AutoCloseable {
 
     /** y [T, N] = x [T, K] w^T, or y += when {@code accumulate}. */
     public void forward(Tensor y, Tensor x, boolean accumulate) {
-        if (!packed && !parameter.trainable()) {
+        if (!parameter.trainable()) {
+            pack();
+        }
+        ops.linearForward(y, x, weight, accumulate);
+    }
+
+    /** Packs now what the first use of a frozen weight would pack; only {@link #forward} needs no parameter then. */
+    void pack() {
+        if (!packed) {
             weight.pack();
             packed = true;
         }
-        ops.linearForward(y, x, weight, accumulate);
     }
 
     /** dx [T, K] = dy [T, N] w, or += when {@code accumulate}; the weight's gradient, where it is trained, += dy^T x. */

@@ -84,7 +84,7 @@ public final class Parameters implements AutoCloseable {
 
     private final Tensor values;
     private final Tensor gradients;
-    private final List<Tensor> frozen = new ArrayList<>();
+    private final Map<String, Tensor> frozen = new LinkedHashMap<>(); // by the first name of the group
     private final Map<String, Parameter> named = new LinkedHashMap<>();
     private final Map<String, Parameter> fused = new LinkedHashMap<>();
 
@@ -111,7 +111,7 @@ public final class Parameters implements AutoCloseable {
                 at += align(size);
             } else {
                 value = context.zeros(group.matrix ? storage : DType.F32, size);
-                frozen.add(value);
+                frozen.put(group.names[0], value);
             }
             split(group, value, gradient);
         }
@@ -165,6 +165,15 @@ public final class Parameters implements AutoCloseable {
         return Collections.unmodifiableCollection(named.values());
     }
 
+    /** Frees frozen matrices whose names start with {@code prefix}; from here on their tensors are refused. */
+    void release(String prefix) {
+        fused.forEach((name, parameter) -> {
+            if (name.startsWith(prefix) && !parameter.trainable()) {
+                frozen.get(name).close();
+            }
+        });
+    }
+
     /** Flat buffer [P] of what is trained, or null when all is frozen. */
     public Tensor values() {
         return values;
@@ -177,9 +186,7 @@ public final class Parameters implements AutoCloseable {
 
     @Override
     public void close() {
-        for (Tensor tensor : frozen) {
-            tensor.close();
-        }
+        frozen.values().forEach(Tensor::close);
         if (values != null) {
             gradients.close();
             values.close();

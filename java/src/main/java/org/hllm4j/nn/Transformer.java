@@ -15,6 +15,8 @@ import org.hllm4j.weights.ModelConfig;
  */
 public final class Transformer implements AutoCloseable {
     private final Ops ops;
+    private final Parameters parameters;
+    private final String prefix;
     private final int width;
     private final int maxPositions;
     private final List<Block> blocks = new ArrayList<>();
@@ -25,7 +27,7 @@ public final class Transformer implements AutoCloseable {
     /** Declares the parameters below {@code prefix} ("item_llm.model."), word embeddings excepted. */
     public static void declare(Parameters.Layout layout, String prefix, ModelConfig config, boolean trainable) {
         for (int i = 0; i < config.layers(); i++) {
-            Block.declare(layout, prefix + "layers." + i + ".", config, trainable);
+            Block.declare(layout, layer(prefix, i), config, trainable);
         }
         layout.vector(prefix + "norm.weight", config.hiddenSize(), trainable);
     }
@@ -33,6 +35,8 @@ public final class Transformer implements AutoCloseable {
     /** @param maxPositions longest sequence that will be given */
     public Transformer(Context context, Parameters parameters, String prefix, ModelConfig config, int maxPositions) {
         ops = context.ops();
+        this.parameters = parameters;
+        this.prefix = prefix;
         width = config.hiddenSize();
         this.maxPositions = maxPositions;
         ropeTable = context.of(
@@ -40,7 +44,7 @@ public final class Transformer implements AutoCloseable {
                 maxPositions,
                 config.headDim());
         for (int i = 0; i < config.layers(); i++) {
-            blocks.add(new Block(context, parameters, prefix + "layers." + i + ".", config, i));
+            blocks.add(new Block(context, parameters, layer(prefix, i), config, i));
         }
         norm = new RmsNorm(ops, parameters.get(prefix + "norm.weight"), config.rmsNormEps());
     }
@@ -137,6 +141,18 @@ public final class Transformer implements AutoCloseable {
     /** Longest sequence that positions exist for. */
     public int maxPositions() {
         return maxPositions;
+    }
+
+    /** Keeps frozen matrices in the kernels' order alone, a layer at a time: their parameters are gone from here on. */
+    public void pack() {
+        for (int i = 0; i < blocks.size(); i++) {
+            blocks.get(i).pack();
+            parameters.release(layer(prefix, i));
+        }
+    }
+
+    private static String layer(String prefix, int i) {
+        return prefix + "layers." + i + ".";
     }
 
     /** Takes over parameter values that were written. */

@@ -84,6 +84,8 @@ public final class Snapshot implements AutoCloseable {
         try {
             Manifest manifest = run.manifest();
             model = run.load(context, storage);
+            model.pack(Hllm.Side.ITEM);
+            model.pack(Hllm.Side.USER);
             table = storage == DType.F32 ? run.loadItems(context, catalogue) : null;
             if (table == null) {
                 LOG.log(
