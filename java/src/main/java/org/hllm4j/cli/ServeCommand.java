@@ -13,6 +13,7 @@ import org.hllm4j.run.RunFolder;
 import org.hllm4j.serve.Engine;
 import org.hllm4j.serve.EventLog;
 import org.hllm4j.serve.Fsync;
+import org.hllm4j.serve.ItemChanges;
 import org.hllm4j.serve.Snapshot;
 import org.hllm4j.serve.UserFeatureCache;
 import picocli.CommandLine.Command;
@@ -66,7 +67,9 @@ final class ServeCommand extends Subcommand {
     @Option(
             names = "--log",
             paramLabel = "FILE",
-            description = "Where users' events are kept; it is made if it is not there. Default: ${DEFAULT-VALUE}.")
+            description =
+                    "Where users' events are kept, and in FILE.items the items that are added and removed; they are made if they are not"
+                            + " there. Default: ${DEFAULT-VALUE}.")
     private Path log = Path.of("events.log");
 
     @Option(
@@ -137,13 +140,20 @@ final class ServeCommand extends Subcommand {
         device.useThreads();
         Metrics metrics = new Metrics();
         try (Progress progress = progress();
-                EventLog events = EventLog.open(log, fsync())) {
-            Snapshot first = open(run.run().path(), items.items, progress); // meanwhile Ctrl-C just ends the process
+                EventLog events = EventLog.open(log, fsync());
+                ItemChanges changes = ItemChanges.open(log.resolveSibling(log.getFileName() + ".items"), fsync())) {
+            // Meanwhile Ctrl-C just ends the process.
+            Snapshot first = open(run.run().path(), items.items, changes, progress);
             try (Interruption interruption = new Interruption("requests under way are answered");
                     events; // closed before the interruption, which ends the process
-                    Engine engine = engine(first, metrics);
+                    changes;
+                    Engine engine = engine(first, changes, metrics);
                     HllmServer server = new HllmServer(
-                            options, engine, events, metrics, (folder, file) -> open(folder, file, progress))) {
+                            options,
+                            engine,
+                            events,
+                            metrics,
+                            (folder, file) -> open(folder, file, changes, progress))) {
                 out().println("Listening on http://" + shown(server.address()) + "/ with "
                         + engine.snapshot().items() + " items and " + events.events() + " events; Ctrl-C stops");
                 while (!interruption.requested()) {
@@ -160,6 +170,15 @@ final class ServeCommand extends Subcommand {
         if (port < 0 || port > 65535) {
             throw wrongUsage("--port is " + port + ", expected 0 to 65535");
         }
+        if (slack != null && slack < 0) {
+            throw wrongUsage("--slack is " + slack + ", expected at least 0");
+        }
+        if (fsyncMillis < 1) {
+            throw wrongUsage("--fsync-ms is " + fsyncMillis + ", expected at least 1");
+        }
+        if (cacheType == DType.I32) {
+            throw wrongUsage("--cache-dtype is i32, expected f32 or bf16");
+        }
         if (batchMillis < 0 || timeoutMillis < 1 || queue < 1 || batch < 1) {
             throw wrongUsage("--batch-ms is " + batchMillis + ", --timeout-ms " + timeoutMillis + ", --queue " + queue
                     + ", --batch " + batch + "; expected at least 0, 1, 1 and 1");
@@ -175,11 +194,12 @@ final class ServeCommand extends Subcommand {
         return new HllmServer.Options(address, token == null || token.isEmpty() ? null : token, limits);
     }
 
-    private Engine engine(Snapshot first, Metrics metrics) {
+    private Engine engine(Snapshot first, ItemChanges changes, Metrics metrics) {
         int kept = slack == null ? Math.min(16, first.maxHistory()) : slack;
         DType type = cacheType == null ? device.activations() : cacheType;
         return new Engine(
                 first,
+                changes,
                 new Engine.Options(
                         new UserFeatureCache.Options(cacheBytes, kept, BRANCHES, type),
                         queue,
@@ -189,7 +209,7 @@ final class ServeCommand extends Subcommand {
     }
 
     /** Opens a run with a catalogue; null: the ones that were opened last. One at a time. */
-    private synchronized Snapshot open(Path folder, Path file, Progress progress) {
+    private synchronized Snapshot open(Path folder, Path file, ItemChanges changes, Progress progress) {
         RunFolder next = new RunFolder(folder == null ? runNow : folder);
         Path nextItems = file == null ? itemsNow : file;
         Catalogue catalogue = Catalogue.read(nextItems, next.manifest().textKeys());
@@ -199,6 +219,12 @@ final class ServeCommand extends Subcommand {
                 device.device(),
                 device.storage(),
                 progress.counter("items", "items", catalogue.size()));
+        try {
+            snapshot.apply(changes); // here, as the engine answers meanwhile
+        } catch (RuntimeException e) {
+            snapshot.close();
+            throw e;
+        }
         runNow = next.path();
         itemsNow = nextItems;
         return snapshot;

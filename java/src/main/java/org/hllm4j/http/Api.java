@@ -19,6 +19,7 @@ import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.function.Supplier;
 import org.hllm4j.HllmException;
 import org.hllm4j.serve.Answer;
+import org.hllm4j.serve.DiskException;
 import org.hllm4j.serve.Engine;
 import org.hllm4j.serve.Filter;
 import org.hllm4j.serve.HistorySource;
@@ -39,7 +40,7 @@ final class Api {
     private final Ranker ranker;
     private final Semaphore changes = new Semaphore(CHANGES);
     private final AtomicBoolean reloading = new AtomicBoolean();
-    private volatile boolean refusesEvents; // the source did not take some
+    private volatile boolean keepsAll = true; // events and changes of items
 
     Api(Engine engine, HistorySource source, SnapshotLoader loader, Limits limits) {
         this.engine = engine;
@@ -66,7 +67,7 @@ final class Api {
 
     /** Whether everything that can be asked for can be had. */
     boolean isHealthy() {
-        return !refusesEvents;
+        return keepsAll;
     }
 
     // ---- Users ------------------------------------------------------------------------------------------------------
@@ -100,10 +101,14 @@ final class Api {
         try {
             source.append(events);
         } catch (HllmException e) {
-            refusesEvents = true;
-            throw new Refusal(500, e.getMessage());
+            throw notKept(e);
         }
         return Reply.ok("user", user, "appended", events.size());
+    }
+
+    private Refusal notKept(HllmException reason) {
+        keepsAll = false;
+        return new Refusal(500, reason.getMessage());
     }
 
     private Reply recommend(Request request) {
@@ -254,7 +259,11 @@ final class Api {
             throw e;
         }
         change.whenComplete((result, error) -> changes.release());
-        return await(change);
+        try {
+            return await(change);
+        } catch (DiskException e) {
+            throw notKept(e);
+        }
     }
 
     private Map<String, Object> item(String id) {

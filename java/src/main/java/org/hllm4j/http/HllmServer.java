@@ -30,7 +30,7 @@ import org.hllm4j.serve.Snapshot;
  * Answers are JSON, errors too: {@code {"error": {"status", "message", "field"}}}. What is not HTTP at all never comes here:
  * the JDK's server answers 400 by itself.
  *
- * <p>Closing it answers what is under way; engine and source stay open, and are to be closed after it, in this order.
+ * <p>Closing it answers what is under way; engine, changes of items and source stay open, and are to be closed after it, in this order.
  */
 public final class HllmServer implements AutoCloseable {
     /**
@@ -103,7 +103,8 @@ public final class HllmServer implements AutoCloseable {
                         "sun.net.httpserver.nodelay", "true", // else answers may wait 40 ms for an acknowledgement
                         "sun.net.httpserver.maxReqTime", "" + seconds, // to send a request
                         "sun.net.httpserver.maxReqHeaderSize", "16384",
-                        "sun.net.httpserver.maxIdleConnections", "1000")
+                        "sun.net.httpserver.maxIdleConnections", "1000",
+                        "jdk.httpserver.maxConnections", "10000")
                 .forEach((name, value) -> {
                     if (System.getProperty(name) == null) {
                         System.setProperty(name, value);
@@ -237,8 +238,11 @@ public final class HllmServer implements AutoCloseable {
         if (stopping) {
             throw Refusal.busy("the server is stopping");
         }
+        if (!engine.isRunning()) {
+            throw new Refusal(503, "the engine has ended; the server's log may tell why");
+        }
         if (!api.isHealthy()) {
-            throw new Refusal(503, "events are not taken any more; the server's answers to them tell why");
+            throw new Refusal(503, "what is posted is not kept any more; the server's answers to it tell why");
         }
         Snapshot snapshot = engine.snapshot();
         return Reply.ok(

@@ -74,8 +74,14 @@ public final class Engine implements AutoCloseable {
             long generations,
             long deviceBytes) {}
 
+    private static final int MAX_STATES = 16384; // of the User LLM at a time, unless one question alone has more
+
     private static final System.Logger LOG = System.getLogger(Engine.class.getName());
 
+    /** A result that counts once it is kept. */
+    private record Kept<T>(T value, Runnable await) {}
+
+    private final ItemChanges changes;
     private final Options options;
     private final Inbox inbox;
     private final Thread thread;
@@ -86,12 +92,17 @@ public final class Engine implements AutoCloseable {
     private volatile Snapshot snapshot;
     private volatile UserFeatureCache cache;
 
-    /** @param first is the engine's from now on, which closes it, even where this constructor fails */
-    public Engine(Snapshot first, Options options) {
+    /**
+     * @param first is the engine's from now on, which closes it, even where this constructor fails
+     * @param changes of items, which are made in each generation
+     */
+    public Engine(Snapshot first, ItemChanges changes, Options options) {
+        this.changes = changes;
         this.options = options;
         inbox = new Inbox(options.queue);
         snapshot = first;
         try {
+            first.apply(changes);
             cache = new UserFeatureCache(first.model(), options.cache);
         } catch (RuntimeException e) {
             first.close();
@@ -106,6 +117,11 @@ public final class Engine implements AutoCloseable {
     /** The present generation, to be asked about its items; it may be gone a moment later, but still tells those. */
     public Snapshot snapshot() {
         return snapshot;
+    }
+
+    /** Whether questions are answered: until it is closed, unless something went very wrong. */
+    public boolean isRunning() {
+        return thread.isAlive();
     }
 
     public Stats stats() {
@@ -131,22 +147,45 @@ public final class Engine implements AutoCloseable {
     }
 
     /**
-     * Adds an item by its text, or gives an item another text; completes with its row.
+     * Adds an item by its text, or gives an item another text; completes with its row, when that is kept.
      *
      * @param fields text by text key
      */
     public CompletableFuture<Integer> add(String id, Map<String, String> fields) {
-        return chore(() -> snapshot.add(id, fields));
+        return kept(chore(() -> {
+            Runnable await = make(snapshot.text(id, fields));
+            return new Kept<>(snapshot.row(id), await);
+        }));
     }
 
-    /** Keeps an item out of answers from now on; completes with whether there was such an item. */
+    /** Keeps an item out of answers; completes with whether there was such an item, when that is kept. */
     public CompletableFuture<Boolean> remove(String id) {
-        return chore(() -> snapshot.remove(id));
+        return kept(chore(() -> {
+            int row = snapshot.row(id);
+            return row < 0 || snapshot.removed(row)
+                    ? new Kept<>(false, () -> {})
+                    : new Kept<>(true, make(snapshot.removal(id)));
+        }));
+    }
+
+    private Runnable make(ItemChanges.Change change) {
+        snapshot.apply(List.of(change));
+        return changes.put(change);
+    }
+
+    /** Waits for the disk on a thread of its own: the engine's goes on. */
+    private static <T> CompletableFuture<T> kept(CompletableFuture<Kept<T>> made) {
+        return made.thenApplyAsync(
+                kept -> {
+                    kept.await.run();
+                    return kept.value;
+                },
+                Thread::startVirtualThread);
     }
 
     /**
-     * Takes over another generation between two batches, and closes the present one. Items added and removed since the
-     * start are added to it and removed from it. Keys and values belong to a model, so all users' are computed anew.
+     * Takes over another generation between two batches, and closes the present one. Changes of items that it does not have
+     * yet are made in it. Keys and values belong to a model, so all users' are computed anew.
      *
      * @param next is the engine's from now on, which closes it, even where this fails
      */
@@ -215,7 +254,7 @@ public final class Engine implements AutoCloseable {
     private Void take(Snapshot next) {
         Snapshot old = snapshot;
         try {
-            next.adopt(old);
+            next.apply(changes);
             cache.close(); // first, as two may be more than there is memory for
             try {
                 cache = new UserFeatureCache(next.model(), options.cache);
@@ -248,6 +287,10 @@ public final class Engine implements AutoCloseable {
             this.candidates = candidates;
             request = new UserFeatureCache.Request(question.user(), history, targets);
         }
+
+        int states() {
+            return Math.max(1, request.targets().length);
+        }
     }
 
     private void answer(List<Question> batch) {
@@ -262,10 +305,16 @@ public final class Engine implements AutoCloseable {
                 }
             }
         }
-        try {
-            answerAll(asked);
-        } finally {
-            snapshot.workspace().release(0);
+        for (int from = 0, end; from < asked.size(); from = end) {
+            int states = asked.get(from).states();
+            for (end = from + 1; end < asked.size() && states + asked.get(end).states() <= MAX_STATES; end++) {
+                states += asked.get(end).states();
+            }
+            try {
+                answerAll(asked.subList(from, end));
+            } finally {
+                snapshot.workspace().release(0);
+            }
         }
         long computed = System.nanoTime() - begin;
         for (Asked a : asked) {
@@ -330,10 +379,11 @@ public final class Engine implements AutoCloseable {
         for (Asked a : asked) {
             if (a.question instanceof Question.Recommend recommend && a.candidates != null) {
                 int[] out = excluded(a);
+                Arrays.sort(out);
                 int[] rows = Arrays.stream(a.candidates)
-                        .filter(row -> Arrays.stream(out).noneMatch(o -> o == row))
+                        .filter(row -> Arrays.binarySearch(out, row) < 0)
                         .toArray();
-                a.items = snapshot.bestOf(rows, snapshot.upload(a.output.states()), recommend.k());
+                a.items = snapshot.bestOf(rows, a.output.states(), recommend.k());
             }
         }
         rank(asked.stream().filter(a -> a.question instanceof Question.Rank).toList());

@@ -3,12 +3,14 @@ package org.hllm4j.serve;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collection;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.function.LongConsumer;
+import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import org.hllm4j.HllmException;
 import org.hllm4j.data.Catalogue;
@@ -23,6 +25,7 @@ import org.hllm4j.model.Hllm;
 import org.hllm4j.run.Manifest;
 import org.hllm4j.run.RunFolder;
 import org.hllm4j.run.Start;
+import org.hllm4j.serve.ItemChanges.Change;
 import org.hllm4j.text.ItemText;
 import org.hllm4j.text.ItemTokenizer;
 
@@ -36,9 +39,7 @@ import org.hllm4j.text.ItemTokenizer;
 public final class Snapshot implements AutoCloseable {
     private static final System.Logger LOG = System.getLogger(Snapshot.class.getName());
     private static final int LEAST_SPARE = 256; // rows by which the tables grow
-
-    /** An item that is not of the catalogue. */
-    private record Added(String id, Map<String, String> fields) {}
+    private static final int MAX_TARGETS = 4096; // that the head sees at a time
 
     private final RunFolder run;
     private final String modelHash;
@@ -50,8 +51,9 @@ public final class Snapshot implements AutoCloseable {
     private Tensor table; // [capacity, D]
     private Tensor normalised;
     private ItemTokenizer tokenizer; // made for the first item that is added
-    private final List<Added> added = new CopyOnWriteArrayList<>(); // rows after the catalogue's
+    private final List<Change> added = new CopyOnWriteArrayList<>(); // rows after the catalogue's
     private final Map<String, Integer> addedRows = new ConcurrentHashMap<>(); // of ids whose row is not the catalogue's
+    private final Map<String, Change> applied = new HashMap<>(); // by id
     private final Set<Integer> removed = ConcurrentHashMap.newKeySet();
 
     private Snapshot(RunFolder run, Manifest manifest, Context context, Catalogue catalogue, Hllm model, Tensor table) {
@@ -166,14 +168,16 @@ public final class Snapshot implements AutoCloseable {
 
     /** Id of a row. */
     public String id(int row) {
-        return row < catalogue.size() ? catalogue.id(row) : added.get(row - catalogue.size()).id;
+        return row < catalogue.size()
+                ? catalogue.id(row)
+                : added.get(row - catalogue.size()).id();
     }
 
     /** Text of a row under a text key; empty where there is none. */
     public String field(int row, String key) {
         return row < catalogue.size()
                 ? catalogue.field(row, key)
-                : added.get(row - catalogue.size()).fields.getOrDefault(key, "");
+                : added.get(row - catalogue.size()).fields().getOrDefault(key, "");
     }
 
     /** Rows of the items that are known, in their order; others are left out. */
@@ -183,36 +187,122 @@ public final class Snapshot implements AutoCloseable {
 
     // ---- Items, by the device's thread ------------------------------------------------------------------------------
 
-    /**
-     * Adds an item by its text, or gives an item another text.
-     *
-     * @param fields text by text key
-     * @return its row
-     */
-    public int add(String id, Map<String, String> fields) {
-        if (id.isEmpty() || !textKeys.containsAll(fields.keySet())) {
+    /** Makes the changes that this snapshot does not have yet, as {@link ItemChanges} says. */
+    public void apply(ItemChanges changes) {
+        apply(changes.all());
+    }
+
+    void apply(List<Change> changes) {
+        List<Change> fresh = new ArrayList<>();
+        List<Change> texts = new ArrayList<>();
+        for (Change change : changes) {
+            if (applied.put(change.id(), change) == change) {
+                continue;
+            }
+            fresh.add(change);
+            if (!holds(change)) {
+                Integer row = addedRows.remove(change.id());
+                if (row != null) {
+                    removed.add(row);
+                }
+            } else if (!change.fields().equals(ownText(change.id()).fields())) {
+                texts.add(change);
+            }
+        }
+        if (!texts.isEmpty()) {
+            add(texts);
+        }
+        for (Change change : fresh) {
+            int row = row(change.id());
+            if (row >= 0 && change.removed()) {
+                removed.add(row);
+            } else {
+                removed.remove(row);
+            }
+        }
+    }
+
+    /** An item's text as a change. */
+    Change text(String id, Map<String, String> fields) {
+        if (id.isEmpty() || fields.isEmpty() || !textKeys.containsAll(fields.keySet())) {
             throw new HllmException("item \"" + id + "\" with fields " + fields.keySet()
                     + ": expected an id, and fields among the model's text keys " + textKeys);
         }
+        int row = catalogue.row(id);
+        Map<String, String> instead = row < 0
+                ? null
+                : textKeys.stream().collect(Collectors.toMap(key -> key, key -> catalogue.field(row, key)));
+        return new Change(id, Map.copyOf(fields), instead, false);
+    }
+
+    /** The removal of an item, which keeps its text, as histories may hold it. */
+    Change removal(String id) {
+        Change own = ownText(id);
+        return new Change(id, own.fields(), own.instead(), true);
+    }
+
+    /** The text that an item was given; without fields where there is none. */
+    private Change ownText(String id) {
+        Integer row = addedRows.get(id);
+        return row == null ? new Change(id, null, null, false) : added.get(row - catalogue.size());
+    }
+
+    /** Whether a change gives an item a text, and the catalogue has no newer one. */
+    private boolean holds(Change change) {
+        int row = catalogue.row(change.id());
+        if (change.fields() == null || row >= 0 && !saysStill(row, change.instead())) {
+            return false;
+        }
+        if (change.fields().keySet().stream().noneMatch(textKeys::contains)) {
+            LOG.log(
+                    System.Logger.Level.WARNING,
+                    "item \"{0}\", added with fields {1}, has no text for this model of {2}",
+                    change.id(),
+                    change.fields().keySet(),
+                    textKeys);
+            return false;
+        }
+        return true;
+    }
+
+    /** Whether the catalogue's text of a row is this one; null: none. */
+    private boolean saysStill(int row, Map<String, String> text) {
+        return text != null
+                && textKeys.stream().allMatch(key -> catalogue.field(row, key).equals(text.getOrDefault(key, "")));
+    }
+
+    private void add(List<Change> texts) {
         if (tokenizer == null) {
             tokenizer = ItemTokenizer.fromJson(run.tokenizerJson(), run.path().toString());
         }
-        String text = new ItemText(textKeys).of(fields::get);
-        int[][] tokens = tokenizer.encodeAll(List.of(text), model.config().maxTextLength(), null);
-        int row = rows();
-        if (row == table.size(0)) {
-            int capacity = row + Math.max(LEAST_SPARE, row / 8);
+        ItemText itemText = new ItemText(textKeys);
+        int[][] tokens = tokenizer.encodeAll(
+                texts.stream().map(text -> itemText.of(text.fields()::get)).toList(),
+                model.config().maxTextLength(),
+                null);
+        int first = rows();
+        int end = first + texts.size();
+        if (end > table.size(0)) {
+            int capacity = Math.max(end, first + Math.max(LEAST_SPARE, first / 8));
             table = grown(table, capacity);
             normalised = grown(normalised, capacity);
         }
         CatalogueEncoder.encode(model, tokens, CatalogueEncoder.DEFAULT_ROWS, null, (items, vectors) -> {
-            context.ops().convert(table.rows(row, row + 1L), vectors);
-            context.ops().normalizeRows(normalised.rows(row, row + 1L), vectors);
+            for (int i = 0; i < items.length; i++) {
+                long row = first + items[i];
+                context.ops().convert(table.rows(row, row + 1), vectors.rows(i, i + 1L));
+                context.ops().normalizeRows(normalised.rows(row, row + 1), vectors.rows(i, i + 1L));
+            }
         });
-        added.add(new Added(id, Map.copyOf(fields)));
-        remove(id);
-        addedRows.put(id, row);
-        return row;
+        added.addAll(texts);
+        for (int row = first; row < end; row++) {
+            String id = texts.get(row - first).id();
+            int before = row(id);
+            addedRows.put(id, row);
+            if (before >= 0) {
+                removed.add(before);
+            }
+        }
     }
 
     private Tensor grown(Tensor old, int capacity) {
@@ -220,30 +310,6 @@ public final class Snapshot implements AutoCloseable {
         context.ops().convert(larger.rows(0, old.size(0)), old);
         old.close();
         return larger;
-    }
-
-    /**
-     * Keeps an item out of answers; histories may still hold it.
-     *
-     * @return whether there was such an item
-     */
-    public boolean remove(String id) {
-        int row = row(id);
-        return row >= 0 && removed.add(row);
-    }
-
-    /** Adds and removes what was added to and removed from another generation. Items that both have keep this text. */
-    void adopt(Snapshot other) {
-        other.addedRows.forEach((id, row) -> {
-            if (row(id) < 0) {
-                add(id, other.added.get(row - other.catalogue.size()).fields);
-            }
-        });
-        for (int row : other.removed) {
-            if (other.row(other.id(row)) == row) { // not only replaced by another text
-                remove(other.id(row));
-            }
-        }
     }
 
     // ---- Answers, by the device's thread ----------------------------------------------------------------------------
@@ -280,14 +346,18 @@ public final class Snapshot implements AutoCloseable {
         return best(vectors, k, normalised.rows(0, rows()), workspace.ints(offsets), workspace.ints(out), null);
     }
 
-    /** The k best of these rows for one user vector [1, D]. */
-    List<Recommender.Recommendation> bestOf(int[] rows, Tensor vector, int k) {
+    /** The k best of these rows for one user vector of width D. */
+    List<Recommender.Recommendation> bestOf(int[] rows, float[] vector, int k) {
         if (rows.length == 0) {
             return List.of();
         }
-        Tensor chosen = workspace.floats(rows.length, vector.size(1));
+        long mark = workspace.mark();
+        Tensor chosen = workspace.floats(rows.length, vector.length);
         context.ops().gatherRows(chosen, normalised, workspace.ints(rows));
-        return best(vector, k, chosen, null, null, rows).getFirst();
+        List<Recommender.Recommendation> best =
+                best(upload(vector), k, chosen, null, null, rows).getFirst();
+        workspace.release(mark);
+        return best;
     }
 
     /** @param rowOf the row of each of the candidates; null: they are all rows */
@@ -325,11 +395,21 @@ public final class Snapshot implements AutoCloseable {
     float[] logits(float[] states, int[] stateOf, int[] targets) {
         Ops ops = context.ops();
         int width = model.config().width();
-        Tensor each = workspace.floats(targets.length, width);
-        ops.gatherRows(each, upload(states), workspace.ints(stateOf));
-        Tensor vectors = workspace.floats(targets.length, width);
-        ops.gatherRows(vectors, table, workspace.ints(targets));
-        return model.ranker().forward(workspace, each, vectors).logits().toFloats();
+        float[] logits = new float[targets.length];
+        Tensor all = upload(states);
+        for (int begin = 0, end; begin < targets.length; begin = end) {
+            end = Math.min(targets.length, begin + MAX_TARGETS);
+            long mark = workspace.mark();
+            Tensor each = workspace.floats(end - begin, width);
+            ops.gatherRows(each, all, workspace.ints(Arrays.copyOfRange(stateOf, begin, end)));
+            Tensor vectors = workspace.floats(end - begin, width);
+            ops.gatherRows(vectors, table, workspace.ints(Arrays.copyOfRange(targets, begin, end)));
+            float[] part =
+                    model.ranker().forward(workspace, each, vectors).logits().toFloats();
+            System.arraycopy(part, 0, logits, begin, part.length);
+            workspace.release(mark);
+        }
+        return logits;
     }
 
     /** Rows of width D on the device, in the workspace. */

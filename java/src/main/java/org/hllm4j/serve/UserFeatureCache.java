@@ -82,8 +82,17 @@ public final class UserFeatureCache implements AutoCloseable {
      * @param pages in all
      * @param computed positions
      * @param needed positions without a cache
+     * @param launches of graphs; each did what otherwise a pass does
      */
-    public record Stats(long hits, long misses, long evictions, int pagesUsed, int pages, long computed, long needed) {}
+    public record Stats(
+            long hits,
+            long misses,
+            long evictions,
+            int pagesUsed,
+            int pages,
+            long computed,
+            long needed,
+            long launches) {}
 
     /** What a graph is made for. */
     private record Shape(int users, boolean branch) {}
@@ -195,6 +204,7 @@ public final class UserFeatureCache implements AutoCloseable {
     private long evictions;
     private long computed;
     private long needed;
+    private long launches;
     private volatile Stats stats;
 
     /** @param model stays the caller's, and must stay open */
@@ -425,6 +435,7 @@ public final class UserFeatureCache implements AutoCloseable {
         AppendGraph graph = graphs.computeIfAbsent(
                 new Shape(users, branch),
                 shape -> model.users().appendGraph(arena, histories, pagesFor(maxHistory + options.slack) + 1));
+        launches++;
         return graph.run(x, histories).rows(0, outputs).toFloats();
     }
 
@@ -442,7 +453,7 @@ public final class UserFeatureCache implements AutoCloseable {
     }
 
     private void publish() {
-        stats = new Stats(hits, misses, evictions, pages - free.size(), pages, computed, needed);
+        stats = new Stats(hits, misses, evictions, pages - free.size(), pages, computed, needed, launches);
     }
 
     private static int pagesFor(int events) {

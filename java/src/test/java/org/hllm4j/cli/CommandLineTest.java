@@ -45,6 +45,8 @@ class CommandLineTest {
         evaluate: --run --items --interactions --missing-text --device --threads --dtype --json
         recommend: --run --items --interactions --user --history -k --device --threads --dtype --json
         export: --run --items --interactions --out --what --json
+        serve: --run --items --host --port --token --log --fsync --fsync-ms --cache-bytes --cache-dtype --slack \
+        --batch --batch-ms --queue --timeout-ms --device --threads --dtype
         doctor: --device --json --verbose
         quickstart: --minutes --items --interactions --llm --dir --cache --restart --threads --json\
         """)
@@ -60,8 +62,8 @@ class CommandLineTest {
     @Test
     void withoutArgumentsTheHelpIsPrinted() {
         assertEquals(run("--help"), run());
-        for (String command :
-                List.of("quickstart", "train", "train-ranker", "evaluate", "recommend", "embed", "export", "doctor")) {
+        for (String command : List.of(
+                "quickstart", "train", "train-ranker", "evaluate", "recommend", "embed", "export", "serve", "doctor")) {
             assertTrue(run().out().contains("  " + command + " "), command);
         }
         assertTrue(run("--version").out().startsWith("hllm4j "));
@@ -91,6 +93,16 @@ class CommandLineTest {
         recommend --run r --items i.csv --history 1 -k 0           | -k is 0
         export --run r --items i.csv --out o --what all            | all
         export --run r --items i.csv --out o --dtype bf16          | bf16
+        serve --items i.csv                                        | --run=DIR
+        serve --run r --items i.csv --host 0.0.0.0                 | expected --token
+        serve --run r --items i.csv --host no.such.name.invalid    | expected --token
+        serve --run r --items i.csv --port 70000                   | --port is 70000
+        serve --run r --items i.csv --batch 0                      | --batch 0
+        serve --run r --items i.csv --slack -1                     | --slack is -1
+        serve --run r --items i.csv --cache-bytes 1x               | "1x" is no size
+        serve --run r --items i.csv --cache-dtype i32              | --cache-dtype is i32
+        serve --run r --items i.csv --fsync-ms 0                   | --fsync-ms is 0
+        serve --run r --items i.csv --fsync sometimes              | sometimes
         quickstart --items i.csv                                   | belong together
         quickstart --minutes 0                                     | --minutes is 0
         retrain                                                    | retrain\

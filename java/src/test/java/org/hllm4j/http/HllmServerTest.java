@@ -476,6 +476,12 @@ class HllmServerTest {
             assertEquals(503, server.get("/health/ready").status());
             assertEquals(200, server.get("/health/live").status());
         }
+        try (TinyServer server = new TinyServer(folder, run)) {
+            assertEquals(200, server.delete("/v1/items/i3").status());
+            server.changes.close();
+            assertEquals(500, server.delete("/v1/items/i4").status());
+            assertEquals(503, server.get("/health/ready").status());
+        }
     }
 
     @Test

@@ -52,16 +52,21 @@ class ServeProcessTest {
                     HttpRequest.newBuilder(URI.create(address + path)).build(), HttpResponse.BodyHandlers.ofString());
         }
 
+        /** Status of the answer. */
+        int send(String method, String path, String body) throws IOException, InterruptedException {
+            return CLIENT.send(
+                            HttpRequest.newBuilder(URI.create(address + path))
+                                    .header("Content-Type", "application/json")
+                                    .method(method, HttpRequest.BodyPublishers.ofString(body))
+                                    .build(),
+                            HttpResponse.BodyHandlers.ofString())
+                    .statusCode();
+        }
+
         boolean append(String user, String item, long timestamp) throws InterruptedException {
             String event = "{\"events\":[{\"item\":\"" + item + "\",\"timestamp\":" + timestamp + "}]}";
             try {
-                HttpRequest request = HttpRequest.newBuilder(URI.create(address + "/v1/users/" + user + "/events"))
-                        .header("Content-Type", "application/json")
-                        .POST(HttpRequest.BodyPublishers.ofString(event))
-                        .build();
-                return CLIENT.send(request, HttpResponse.BodyHandlers.ofString())
-                                .statusCode()
-                        == 200;
+                return send("POST", "/v1/users/" + user + "/events", event) == 200;
             } catch (IOException e) {
                 return false; // the server is gone
             }
@@ -155,6 +160,28 @@ class ServeProcessTest {
             }
         } catch (InterruptedException e) {
             throw new IllegalStateException(e);
+        }
+    }
+
+    @Test
+    void aKilledServerKeepsItemsAsTheyWere() throws IOException, InterruptedException {
+        for (int round = 0; round < 2; round++) {
+            try (Served served = served()) {
+                String added = "{\"item\":\"n" + round + "\",\"fields\":{\"title\":\"film again " + round + "\"}}";
+                assertEquals(200, served.send("POST", "/v1/items", added));
+                assertEquals(200, served.send("DELETE", "/v1/items/i" + round, ""));
+                served.process.destroyForcibly().waitFor();
+            }
+            try (Served served = served()) {
+                JsonNode found =
+                        JSON.readTree(served.get("/v1/items?query=again").body());
+                assertEquals(1 + round, found.path("items").size(), found.toString());
+                assertEquals(TinyServer.ITEMS, found.path("of").asInt(), "as many came as went");
+                assertEquals(404, served.send("DELETE", "/v1/items/i" + round, ""));
+                assertEquals(200, served.send("POST", "/v1/reload", "{}"));
+                assertEquals(
+                        found, JSON.readTree(served.get("/v1/items?query=again").body()));
+            }
         }
     }
 

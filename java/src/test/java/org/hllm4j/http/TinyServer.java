@@ -29,6 +29,7 @@ import org.hllm4j.run.RunFolder;
 import org.hllm4j.serve.Engine;
 import org.hllm4j.serve.EventLog;
 import org.hllm4j.serve.Fsync;
+import org.hllm4j.serve.ItemChanges;
 import org.hllm4j.serve.Snapshot;
 import org.hllm4j.serve.UserFeatureCache;
 
@@ -71,6 +72,7 @@ final class TinyServer implements AutoCloseable {
     final Metrics metrics = new Metrics();
     final Engine engine;
     final EventLog log;
+    final ItemChanges changes;
     final HllmServer server;
     private final Path folder;
     private final String token;
@@ -81,8 +83,10 @@ final class TinyServer implements AutoCloseable {
         this.folder = folder;
         this.token = token;
         log = EventLog.open(folder.resolve("events.log"), new Fsync.Never());
+        changes = ItemChanges.open(folder.resolve("events.log.items"), new Fsync.Never());
         engine = new Engine(
                 open(run.path()),
+                changes,
                 new Engine.Options(
                         options.cache(),
                         options.queue(),
@@ -194,6 +198,7 @@ final class TinyServer implements AutoCloseable {
         client.shutdownNow();
         server.close();
         engine.close();
+        changes.close();
         log.close();
     }
 

@@ -7,6 +7,8 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
+import java.io.IOException;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
@@ -58,16 +60,19 @@ class EngineTest {
     private final Random random = new Random(Tiny.seed());
     private Catalogue catalogue;
     private EventLog source;
+    private ItemChanges changes;
 
     @BeforeEach
     void begin() {
         System.out.println("seed " + Tiny.seed());
         catalogue = Tiny.dataset(folder, 3, ITEMS).catalogue();
         source = EventLog.open(folder.resolve("events.log"), new Fsync.Never());
+        changes = ItemChanges.inMemory();
     }
 
     @AfterEach
     void nothingIsLeft() {
+        changes.close();
         source.close();
         assertEquals(0, Context.liveBytes(Tiny.device()));
     }
@@ -142,14 +147,14 @@ class EngineTest {
     }
 
     /** Without slack, so that the model sees what {@link Recommender} shows it. */
-    private static Engine engine(Snapshot snapshot, int queue, int batch, Duration gather, Engine.Listener listener) {
+    private Engine engine(Snapshot snapshot, int queue, int batch, Duration gather, Engine.Listener listener) {
         DType activations = Context.activations(Tiny.device(), DType.F32);
         long row = KeyValueArena.bytesPerRow(snapshot.model().config().user(), activations);
         UserFeatureCache.Options cache = new UserFeatureCache.Options((16 * PAGES + 8) * row, 0, 8, activations);
-        return new Engine(snapshot, new Engine.Options(cache, queue, batch, gather, listener));
+        return new Engine(snapshot, changes, new Engine.Options(cache, queue, batch, gather, listener));
     }
 
-    private static Engine engine(Snapshot snapshot) {
+    private Engine engine(Snapshot snapshot) {
         return engine(snapshot, 100, 16, Duration.ZERO, Engine.Listener.NONE);
     }
 
@@ -348,10 +353,79 @@ class EngineTest {
             Map<String, Float> swapped =
                     scores(retriever.recommend(history, 1000, ALL).join());
             grown.remove("i3");
-            grown.put("i7", before.get("i7")); // the new catalogue's own text
             assertEquals(grown.keySet(), swapped.keySet());
             grown.forEach((id, score) -> assertEquals(score, swapped.get(id), 1e-5, id));
         }
+    }
+
+    /** After a restart, under another catalogue that knows some of the items, and back. */
+    @Test
+    void changesOfItemsOutliveTheEngine() throws IOException {
+        RunFolder run = run("run", null, 1);
+        List<String> history = List.of("i1", "i2");
+        Map<String, Float> plain; // of "film n" by "in"
+        Map<String, Float> changed;
+        try (Engine engine = kept(run);
+                Retriever retriever = new Retriever(engine, source)) {
+            plain = scores(retriever.recommend(history, 100, ALL).join());
+            engine.add("new", Map.of("title", "film 7")).join();
+            engine.add("other", Map.of("title", "film 6")).join();
+            engine.add("i7", Map.of("title", "film 9")).join();
+            engine.add("i8", Map.of("title", "film 9")).join();
+            engine.add("gone", Map.of("title", "film 9")).join();
+            List.of("gone", "i3", "i4").forEach(id -> engine.remove(id).join());
+            engine.add("i4", Map.of("title", "film 5")).join();
+            changed = scores(retriever.recommend(history, 100, ALL).join());
+        }
+        changes.close();
+        try (Engine engine = kept(run);
+                Retriever retriever = new Retriever(engine, source)) {
+            assertClose(changed, scores(retriever.recommend(history, 100, ALL).join()));
+            assertEquals(ITEMS + 2 - 1, engine.snapshot().items());
+            assertEquals(
+                    scores(retriever.recommend(List.of("i9"), 100, ALL).join()).get("i1"),
+                    scores(retriever.recommend(List.of("gone"), 100, ALL).join()).get("i1"),
+                    1e-5,
+                    "histories keep it");
+
+            Catalogue first = catalogue;
+            Path items = folder.resolve("later.csv");
+            Files.writeString(
+                    items,
+                    Files.readString(folder.resolve("items.csv")).replace("i8,film 8", "i8,film 12")
+                            + "new,film 11\ngone,film 3\n");
+            catalogue = Catalogue.read(items, List.of("title"));
+            Map<String, Float> expected = new HashMap<>(changed);
+            expected.put("new", plain.get("i11"));
+            expected.put("i8", plain.get("i12"));
+            Snapshot later = snapshot(run);
+            later.apply(changes);
+            engine.remove("i5").join(); // while it was loaded
+            engine.add("i7", Map.of("title", "film 10")).join();
+            engine.swap(later).join();
+            expected.remove("i5");
+            expected.put("i7", plain.get("i10"));
+            assertClose(expected, scores(retriever.recommend(history, 100, ALL).join()));
+
+            engine.add("gone", Map.of("title", "film 13")).join();
+            expected.put("gone", plain.get("i13"));
+            assertClose(expected, scores(retriever.recommend(history, 100, ALL).join()));
+            catalogue = first;
+            engine.swap(snapshot(run)).join();
+            expected.put("new", plain.get("i7"));
+            expected.put("i8", plain.get("i9"));
+            assertClose(expected, scores(retriever.recommend(history, 100, ALL).join()));
+        }
+    }
+
+    private Engine kept(RunFolder run) {
+        changes = ItemChanges.open(folder.resolve("events.log.items"), new Fsync.Always());
+        return engine(run);
+    }
+
+    private static void assertClose(Map<String, Float> expected, Map<String, Float> found) {
+        assertEquals(expected.keySet(), found.keySet());
+        expected.forEach((id, score) -> assertEquals(score, found.get(id), 1e-5, id));
     }
 
     private static Map<String, Float> scores(Answer answer) {
@@ -501,7 +575,8 @@ class EngineTest {
         Snapshot snapshot = snapshot(run);
         assertThrows(
                 HllmException.class,
-                () -> new Engine(snapshot, new Engine.Options(tiny, 1, 1, Duration.ZERO, Engine.Listener.NONE)));
+                () -> new Engine(
+                        snapshot, changes, new Engine.Options(tiny, 1, 1, Duration.ZERO, Engine.Listener.NONE)));
         assertThrows(HllmException.class, () -> new Engine.Options(tiny, 0, 1, Duration.ZERO, Engine.Listener.NONE));
     }
 }

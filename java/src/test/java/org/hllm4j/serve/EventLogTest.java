@@ -111,12 +111,20 @@ class EventLogTest {
             log.append(List.of(event("u", 1)));
             log.append(List.of(event("u", 2)));
         }
-        byte[] bytes = Files.readAllBytes(file());
+        byte[] whole = Files.readAllBytes(file());
+        byte[] bytes = whole.clone();
         bytes[20] ^= 1;
         Files.write(file(), bytes);
         HllmException damaged = assertThrows(HllmException.class, () -> EventLog.open(file(), ALWAYS));
         assertTrue(damaged.getMessage().contains("truncate -s 8 "), damaged.getMessage());
         assertArrayEquals(bytes, Files.readAllBytes(file()));
+        for (int at = 8; at < bytes.length / 2; at++) { // wherever it is: what follows is not thrown away
+            bytes = whole.clone();
+            bytes[at] ^= 1 << at % 8;
+            Files.write(file(), bytes);
+            assertThrows(HllmException.class, () -> EventLog.open(file(), ALWAYS));
+            assertArrayEquals(bytes, Files.readAllBytes(file()));
+        }
         Files.writeString(file(), "item_id,user_id,timestamp\n");
         HllmException other = assertThrows(HllmException.class, () -> EventLog.open(file(), ALWAYS));
         assertTrue(other.getMessage().contains("no event log"), other.getMessage());
