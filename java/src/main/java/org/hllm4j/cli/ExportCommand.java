@@ -12,8 +12,10 @@ import java.util.Set;
 import java.util.stream.IntStream;
 import org.hllm4j.data.Catalogue;
 import org.hllm4j.data.Interactions;
+import org.hllm4j.engine.Context;
 import org.hllm4j.engine.DType;
 import org.hllm4j.engine.Tensor;
+import org.hllm4j.model.Hllm;
 import org.hllm4j.run.Export;
 import org.hllm4j.run.Hashes;
 import org.hllm4j.serve.Recommender;
@@ -80,35 +82,48 @@ final class ExportCommand extends Subcommand {
             if (interactions != null) {
                 catalogue = interactions.catalogue();
             }
-            try (Recommender recommender = Recommender.open(
-                    run.run(),
-                    catalogue,
-                    device.device(),
-                    DType.F32,
-                    progress.counter("items", "items", catalogue.size()))) {
-                if (what.contains(What.VECTORS)) {
-                    itemVectors(recommender);
-                    written.addAll(List.of("items.npy", "items.safetensors", "items.ids"));
-                }
-                if (what.contains(What.VECTORS) && interactions != null) {
-                    userVectors(recommender, interactions, progress);
-                    written.addAll(List.of("users.npy", "users.safetensors", "users.ids"));
-                }
-                if (what.contains(What.HUGGINGFACE)) {
-                    progress.say("Writing the Hugging Face folders");
-                    Export.huggingFace(recommender.model(), run.run().tokenizerJson(), out);
-                    written.addAll(List.of("item_llm", "user_llm"));
-                }
-                if (what.contains(What.CHECKPOINT)) {
-                    progress.say("Writing the official checkpoint");
-                    Export.officialCheckpoint(recommender.model(), out.resolve("pytorch_model.bin"));
-                    written.add("pytorch_model.bin");
-                }
+            if (what.contains(What.VECTORS)) {
+                vectors(catalogue, interactions, progress, written);
+            }
+            if (what.contains(What.HUGGINGFACE) || what.contains(What.CHECKPOINT)) {
+                model(progress, written);
             }
         }
         out().println("Written to " + out + ": " + String.join(", ", written));
         json.write(Map.of("out", out.toString(), "written", written));
         return Main.OK;
+    }
+
+    private void vectors(Catalogue catalogue, Interactions interactions, Progress progress, List<String> written) {
+        try (Recommender recommender = Recommender.open(
+                run.run(),
+                catalogue,
+                device.device(),
+                DType.F32,
+                progress.counter("items", "items", catalogue.size()))) {
+            itemVectors(recommender);
+            written.addAll(List.of("items.npy", "items.safetensors", "items.ids"));
+            if (interactions != null) {
+                userVectors(recommender, interactions, progress);
+                written.addAll(List.of("users.npy", "users.safetensors", "users.ids"));
+            }
+        }
+    }
+
+    private void model(Progress progress, List<String> written) {
+        try (Context context = Context.open("cpu");
+                Hllm model = run.run().load(context, DType.F32)) {
+            if (what.contains(What.HUGGINGFACE)) {
+                progress.say("Writing the Hugging Face folders");
+                Export.huggingFace(model, run.run().tokenizerJson(), out);
+                written.addAll(List.of("item_llm", "user_llm"));
+            }
+            if (what.contains(What.CHECKPOINT)) {
+                progress.say("Writing the official checkpoint");
+                Export.officialCheckpoint(model, out.resolve("pytorch_model.bin"));
+                written.add("pytorch_model.bin");
+            }
+        }
     }
 
     private void itemVectors(Recommender recommender) {

@@ -101,7 +101,8 @@ public final class ItemChanges implements AutoCloseable {
 
     private static void write(DataOutputStream out, Map<String, String> texts) throws IOException {
         out.writeInt(texts == null ? -1 : texts.size());
-        for (Map.Entry<String, String> text : texts == null ? Map.<String, String>of().entrySet() : texts.entrySet()) {
+        for (Map.Entry<String, String> text :
+                texts == null ? Map.<String, String>of().entrySet() : texts.entrySet()) {
             write(out, text.getKey());
             write(out, text.getValue());
         }

@@ -384,7 +384,8 @@ class EngineTest {
             assertEquals(ITEMS + 2 - 1, engine.snapshot().items());
             assertEquals(
                     scores(retriever.recommend(List.of("i9"), 100, ALL).join()).get("i1"),
-                    scores(retriever.recommend(List.of("gone"), 100, ALL).join()).get("i1"),
+                    scores(retriever.recommend(List.of("gone"), 100, ALL).join())
+                            .get("i1"),
                     1e-5,
                     "histories keep it");
 

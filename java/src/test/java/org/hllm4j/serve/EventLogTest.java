@@ -120,7 +120,7 @@ class EventLogTest {
         assertArrayEquals(bytes, Files.readAllBytes(file()));
         for (int at = 8; at < bytes.length / 2; at++) { // wherever it is: what follows is not thrown away
             bytes = whole.clone();
-            bytes[at] ^= 1 << at % 8;
+            bytes[at] ^= (byte) (1 << at % 8);
             Files.write(file(), bytes);
             assertThrows(HllmException.class, () -> EventLog.open(file(), ALWAYS));
             assertArrayEquals(bytes, Files.readAllBytes(file()));

@@ -80,11 +80,7 @@ class ItemChangesTest {
     /** Wherever the file was torn: what came whole is there, the rest is gone, and the file goes on. */
     @Test
     void aTornTailIsCutOff() throws IOException {
-        List<Change> changes = List.of(
-                CHANGES.get(0),
-                CHANGES.get(2),
-                CHANGES.get(3),
-                CHANGES.get(4));
+        List<Change> changes = List.of(CHANGES.get(0), CHANGES.get(2), CHANGES.get(3), CHANGES.get(4));
         List<Long> ends = new ArrayList<>();
         try (ItemChanges log = open()) {
             for (Change change : changes) {
