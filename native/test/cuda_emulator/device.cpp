@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include <array>
 #include <atomic>
 #include <cstdarg>
 #include <cstdio>
@@ -124,7 +125,7 @@ struct Warp {
     unsigned begun, start, step;  // lanes run in the order (start + i * step) % 32; `begun` of them have run
 };
 
-Thread pool[MAX_THREADS];
+auto& pool = lasting<std::array<Thread, MAX_THREADS>>();
 Warp warps[MAX_THREADS / WARP];
 char* stacks;
 const Launch* launched;
@@ -210,7 +211,7 @@ void thread_main() {
 
 // Leaves the stack that runs now in *from.
 void resume(Thread& next, void** from) {
-    now.thread = static_cast<int>(&next - pool);
+    now.thread = static_cast<int>(&next - pool.data());
     if (!next.stack) next.stack = prepare(stacks + size_t(now.thread) * STACK_BYTES, thread_main);
     hllm_emulator_switch(from, next.stack);
 }
@@ -230,7 +231,7 @@ void settle(Warp& w, Thread* lanes) {
         const bool same = lanes[l].stop == lanes[0].stop && (lanes[0].stop == Stop::Exit || lanes[l].site == lanes[0].site) &&
                           (lanes[0].stop != Stop::Collective || lanes[l].kind == lanes[0].kind);
         if (!same)
-            end_kernel("divergent: in warp " + std::to_string((lanes - pool) / WARP) + " lane 0 " + place(lanes[0]) +
+            end_kernel("divergent: in warp " + std::to_string((lanes - pool.data()) / WARP) + " lane 0 " + place(lanes[0]) +
                        ", lane " + std::to_string(l) + " " + place(lanes[l]));
     }
     w.stop = lanes[0].stop;
@@ -270,7 +271,7 @@ Thread* next_thread() {
     const int index = warp_of_block();
     Warp& w = warps[index];
     if (w.begun < WARP) return &pool[index * WARP + (w.start + w.begun++ * w.step) % WARP];
-    settle(w, pool + index * WARP);
+    settle(w, &pool[index * WARP]);
     if (w.stop == Stop::Collective && draw(4) != 0) return begin_warp(index);
     for (;;) {
         int ready[MAX_THREADS / WARP], count = 0;

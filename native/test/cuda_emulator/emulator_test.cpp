@@ -4,12 +4,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <random>
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "cuda/device.cuh"
@@ -23,6 +25,14 @@ void check(cudaError_t status, const char* what) {
 namespace {
 
 constexpr int WARP = 32, SEEDS = 20;
+
+// Destroyed last, after the emulator's own.
+struct Exit {
+    bool slow = false;
+    ~Exit() {
+        if (slow) std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    }
+} at_exit;
 
 class Emulator : public testing::Test {
    protected:
@@ -122,6 +132,23 @@ TEST_F(Emulator, OrderIsDrawnFromTheSeed) {
     std::set<std::vector<int>> orders;
     for (int seed = 1; seed <= SEEDS; seed++) orders.insert(order(seed));
     EXPECT_EQ(orders.size(), size_t{SEEDS});
+}
+
+TEST_F(Emulator, AProcessMayExitWhileKernelsRun) {
+    const auto end = [this] {
+        std::thread([this] {
+            for (;;) {
+                int* p = upload(std::vector<int>(WARP));
+                launch(stream_, {100}, WARP, 0, [=] { atomic_add(&p[thread()], 1); });
+                download(p, WARP);
+                cudaFreeAsync(p, stream_);
+            }
+        }).detach();
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+        at_exit.slow = true;
+        std::exit(7);
+    };
+    EXPECT_EXIT(end(), testing::ExitedWithCode(7), "");
 }
 
 TEST_F(Emulator, BarrierShufflesVotesAndAtomics) {

@@ -8,6 +8,12 @@
 
 namespace hllm::cuda::emulator {
 
+// The device's own state is never destroyed: a process may exit, in a signal's name too, while a thread runs a kernel.
+template <class T>
+T& lasting() {
+    return *new T();
+}
+
 // A number from the environment.
 uint64_t setting(const char* name, uint64_t otherwise);
 // Below n, from the generator that HLLM_EMULATOR_SEED starts.

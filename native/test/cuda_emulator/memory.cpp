@@ -24,16 +24,17 @@ struct Allocation {
     void protect(int access) const { mprotect(pages, static_cast<size_t>(end - pages), access); }
 };
 
-std::map<const char*, Allocation> allocations, pinned;
+using Allocations = std::map<const char*, Allocation>;
+auto &allocations = lasting<Allocations>(), &pinned = lasting<Allocations>();
 char *reserved = nullptr, *unused = nullptr;
 size_t in_use = 0;
-std::vector<const char*> opened;                            // the allocations that work has touched
+auto& opened = lasting<std::vector<const char*>>();         // the allocations that work has touched
 const char *latest_begin = nullptr, *latest_end = nullptr;  // the live allocation found last
 
 size_t rounded(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
 // The entry that begins last before or at p, or the end.
-auto find(const std::map<const char*, Allocation>& in, const void* p) {
+auto find(const Allocations& in, const void* p) {
     const auto after = in.upper_bound(static_cast<const char*>(p));
     return after == in.begin() ? in.end() : std::prev(after);
 }
@@ -64,7 +65,7 @@ void map_poison(const Allocation& a) {
         mmap(at, std::min<size_t>(POISONED, a.end - at), PROT_NONE, MAP_PRIVATE | MAP_FIXED, file, 0);
 }
 
-void discard(std::map<const char*, Allocation>::iterator found) {
+void discard(Allocations::iterator found) {
     const Allocation& a = found->second;
     mmap(a.pages, static_cast<size_t>(a.end - a.pages), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
          0);

@@ -16,7 +16,7 @@ namespace {
 
 std::recursive_mutex mutex;  // the emulated device serves one caller at a time
 cudaError_t sticky = cudaSuccess, last = cudaSuccess, refused = cudaSuccess;
-std::string violation_text, refusal_text;  // of `sticky` and `refused`
+auto &violation_text = lasting<std::string>(), &refusal_text = lasting<std::string>();  // of `sticky` and `refused`
 
 #define HLLM_EMULATOR_CALL                                    \
     const std::lock_guard<std::recursive_mutex> guard(mutex); \
@@ -39,7 +39,7 @@ struct Work {
     bool ready() const { return !awaited || awaited->reached >= turn; }
 };
 
-std::vector<cudaStream_t> streams;
+auto& streams = lasting<std::vector<cudaStream_t>>();
 
 }  // namespace
 }  // namespace hllm::cuda::emulator
