@@ -1,4 +1,15 @@
 // Attention by plan, backward, on the tensor cores: bf16 with head widths of 64 and 128.
+//
+// Seven products: both kernels compute q k^T and dout v^T. With five, the block of a key tile would also add up dq, as one
+// partial sum for each key tile that a query sees, since another order each time would be another result. For a row and
+// query head of a causal sequence of n tokens, with key tiles of 64 and few key heads, that is
+//                     FLOP         bytes
+//   seven products    7 n Dh       12 Dh: q and dout twice, out and dq
+//   five              5 n Dh       8 Dh, and 8 Dh for each of (n / 64 + 1) / 2 partial sums in f32, written and read
+// At 256 tokens that is 28 Dh bytes for 12, and a buffer of n / 128 times dq in f32. An H100 does up to 300 FLOP in the time
+// of a byte; seven products want 0.58 n of them, so that up to 256 tokens and beyond the bytes set the pace and five
+// products would be slower. What they would save at thousands of tokens is the FlashAttention library's part. Only
+// sequences within one key tile would win, which have no partial sums: bytes by a third.
 #pragma once
 #include "cuda/attention.cuh"
 

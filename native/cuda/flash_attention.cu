@@ -19,6 +19,8 @@ bool flash_backward(Context&, const View&, const View&, const View&, const View&
 
 #include <flash.h>
 
+#include <cstdlib>
+
 #include "cuda/attention.cuh"
 #include "cuda/pack.cuh"
 
@@ -43,6 +45,12 @@ struct FlashPlan {
 };
 
 namespace {
+
+// HLLM_ATTENTION=hllm in the environment leaves the library out, to compare.
+bool left_out() {
+    const char* wanted = std::getenv("HLLM_ATTENTION");
+    return wanted && std::string(wanted) == "hllm";
+}
 
 constexpr int TILE_ROWS = 128;         // the most that a tile of the library has
 constexpr int MAX_SEQUENCES = 0xffff;  // a dimension of its grids
@@ -103,7 +111,7 @@ std::shared_ptr<const FlashPlan> make_flash_plan(Context& context, const Plan& p
 std::shared_ptr<const FlashPlan> flash_plan(Context& context, const Plan& plan, const View& q, int64_t lse_stride,
                                             float scale) {
     static const auto none = std::make_shared<const FlashPlan>();
-    if (context.capture || !(scale > 0)) return none;
+    if (context.capture || !(scale > 0) || left_out()) return none;
     auto made = device_plan(plan).flash([&] { return make_flash_plan(context, plan); });
     // The library counts rows of all heads in 32 bits.
     const int64_t padded = lse_stride + int64_t{TILE_ROWS} * static_cast<int64_t>(plan.segments.size());
@@ -265,6 +273,7 @@ struct SumKeyGradients {
 }  // namespace
 
 const char* attention_provider() {
+    if (left_out()) return "attention by hllm (HLLM_ATTENTION; FlashAttention " HLLM_FLASH_ATTENTION " is there)";
     static const std::string text = "attention by FlashAttention " HLLM_FLASH_ATTENTION " in sequences of " +
                                     std::to_string(FLASH_ROWS) + " rows and more on average, else by hllm";
     return text.c_str();

@@ -1,28 +1,16 @@
 package org.hllm4j.perf;
 
-import java.util.ArrayList;
 import java.util.Arrays;
-import java.util.List;
 import java.util.SplittableRandom;
 import java.util.function.Supplier;
-import java.util.stream.IntStream;
-import org.hllm4j.engine.Context;
 import org.hllm4j.engine.DType;
-import org.hllm4j.engine.Graph;
-import org.hllm4j.engine.Plan;
-import org.hllm4j.engine.PlanSpec;
 import org.hllm4j.engine.Tensor;
-import org.hllm4j.engine.Workspace;
-import org.hllm4j.model.CachedHistory;
 import org.hllm4j.model.CatalogueEncoder;
+import org.hllm4j.model.Fusion;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.model.HllmConfig;
 import org.hllm4j.model.Pooling;
 import org.hllm4j.model.UserEncoder;
-import org.hllm4j.model.UserLlm;
-import org.hllm4j.nn.KeyValueArena;
-import org.hllm4j.nn.Packing;
-import org.hllm4j.nn.Transformer;
 import org.hllm4j.train.AdamWOptimizer;
 import org.hllm4j.train.GenerativeStep;
 import org.hllm4j.weights.ModelConfig;
@@ -34,12 +22,13 @@ import org.hllm4j.weights.ModelConfig;
 final class GpuModel {
     static final ModelConfig SMALL = Session.llama(128, 256, 2, 2, 1, 512, 1e4);
     static final String GROUP = "gpu model";
-    private static final int K = 200;
+    static final int K = 200;
+    private static final int MAX_HISTORY = 256;
 
-    private final Gpu gpu;
-    private final boolean quick;
+    final Gpu gpu;
+    final boolean quick;
+    final ModelConfig config;
     private final String name;
-    private final ModelConfig config;
 
     GpuModel(Gpu gpu) {
         this.gpu = gpu;
@@ -49,16 +38,23 @@ final class GpuModel {
     }
 
     void measure() {
-        try (Loaded model = new Loaded(Hllm.Trained.NOTHING)) {
+        GpuUsers cached = new GpuUsers(this);
+        try (Loaded model = new Loaded(Hllm.Trained.NOTHING, null)) {
             for (int length : quick ? new int[] {12, 16} : new int[] {32, 64, 128, 256}) {
                 section("embed " + length, () -> embed(model.get(), length));
             }
             section("evaluate retrieve", () -> evaluate(model.get()));
             for (int users : quick ? new int[] {1, 3} : new int[] {1, 8, 32, 64, 128}) {
-                section("append " + users, () -> append(model.get(), users));
+                section("append " + users, () -> cached.append(model.get(), users));
+            }
+            section("recommend", () -> cached.recommend(model.get()));
+        }
+        for (Fusion fusion : Fusion.values()) {
+            try (Loaded ranker = new Loaded(Hllm.Trained.NOTHING, fusion)) {
+                section("rank " + fusion, () -> cached.rank(ranker.get()));
             }
         }
-        try (Loaded model = new Loaded(new Hllm.Trained(true, true))) {
+        try (Loaded model = new Loaded(new Hllm.Trained(true, true), null)) {
             section("train", () -> train(model.get()));
         }
     }
@@ -67,17 +63,19 @@ final class GpuModel {
         gpu.rows.section(GROUP, what, measure);
     }
 
-    private Row row(String what, String size, Timing time) {
+    Row row(String what, String size, Timing time) {
         return Row.of(GROUP, name + " " + what, size, time);
     }
 
     /** A model that is made when it is first asked for. */
     private final class Loaded implements AutoCloseable, Supplier<Hllm> {
         private final Hllm.Trained trained;
+        private final Fusion fusion; // null: no ranking head
         private Hllm model;
 
-        Loaded(Hllm.Trained trained) {
+        Loaded(Hllm.Trained trained, Fusion fusion) {
             this.trained = trained;
+            this.fusion = fusion;
         }
 
         @Override
@@ -85,10 +83,16 @@ final class GpuModel {
             if (model == null) {
                 DType storage = trained.item() ? DType.F32 : gpu.context.activations();
                 model = new Hllm(
-                        gpu.context, new HllmConfig(config, config, Pooling.TOKEN, 256, 256), trained, storage);
+                        gpu.context,
+                        new HllmConfig(config, config, Pooling.TOKEN, 256, MAX_HISTORY, fusion),
+                        trained,
+                        storage);
                 model.randomise(Hllm.Side.ITEM, 1);
                 model.randomise(Hllm.Side.USER, 1);
                 model.randomiseItemToken(1);
+                if (fusion != null) {
+                    model.randomiseRanker(1, 0.5);
+                }
             }
             return model;
         }
@@ -206,89 +210,6 @@ final class GpuModel {
                 found.toInts();
             });
             gpu.add(row("retrieval, best " + best, size, retrieval).useful(users, "users"));
-        }
-    }
-
-    /** One event more for users with cached keys and values: as calls, and as a graph that is checked against them. */
-    private void append(Hllm model, int users) {
-        int events = quick ? 10 : 51;
-        DType type = gpu.context.activations();
-        List<CachedHistory> histories = new ArrayList<>();
-        for (int u = 0; u < users; u++) {
-            int first = u * events;
-            int[] rows = IntStream.range(first, first + events).toArray();
-            histories.add(new CachedHistory(rows, 1, new int[0]));
-        }
-        String size = users + (users == 1 ? " user" : " users") + " of " + (events - 1) + " events";
-        try (Inputs inputs = new Inputs(gpu.context);
-                Workspace workspace = gpu.context.workspace();
-                KeyValueArena arena = new KeyValueArena(gpu.context, config, users * events, type)) {
-            Tensor vectors = inputs.floats(users, config.hiddenSize());
-            float[][] called = new float[1][];
-            Timing calls = Timing.of(gpu.settings, () -> {
-                Tensor x = workspace.floats(users, config.hiddenSize());
-                inputs.ops.convert(x, vectors);
-                try (UserLlm.Pass pass = model.users().forward(workspace, x, arena, histories)) {
-                    called[0] = pass.output().toFloats();
-                }
-                workspace.release(0);
-            });
-            gpu.add(row("append by calls", size, calls).useful(users, "users"));
-            graph(model, inputs, vectors, arena, users, events, called[0], size);
-        }
-    }
-
-    private void graph(
-            Hllm model,
-            Inputs inputs,
-            Tensor vectors,
-            KeyValueArena arena,
-            int users,
-            int events,
-            float[] called,
-            String size) {
-        Context context = gpu.context;
-        int[] lengths = new int[users];
-        Arrays.fill(lengths, events);
-        int[] last = UserLlm.lastRows(lengths);
-        int[] positions = new int[users];
-        Arrays.fill(positions, events - 1);
-        int[] ones = new int[users];
-        Arrays.fill(ones, 1);
-        PlanSpec spec = new PlanSpec(
-                true,
-                users,
-                arena.rows(),
-                IntStream.range(0, users).toArray(),
-                ones,
-                IntStream.rangeClosed(0, users).toArray(),
-                IntStream.range(0, users).map(u -> u * events).toArray(),
-                lengths);
-        Tensor output = inputs.zeros(users, config.hiddenSize());
-        Plan plan = context.plan(spec);
-        try (Packing packing =
-                        new Packing(context.of(positions), plan, null, new Packing.Store(arena, context.of(last)));
-                Workspace workspace = context.workspace();
-                Transformer transformer =
-                        new Transformer(context, model.parameters(), "user_llm.model.", config, events)) {
-            Runnable work = () -> {
-                Tensor x = workspace.floats(users, config.hiddenSize());
-                inputs.ops.convert(x, vectors);
-                inputs.ops.convert(
-                        output,
-                        transformer.forward(workspace, x, packing, false).output());
-                workspace.release(0);
-            };
-            work.run();
-            work.run(); // a workspace has all its memory after a second use
-            try (Graph graph = context.capture(work)) {
-                inputs.ops.fill(output, 0);
-                graph.launch();
-                Gpu.compare("the graph's output", output.toFloats(), called);
-                double bytes = Work.forward(config, 1, 1).flops(); // two of each weight, and two bytes
-                gpu.add(gpu.rated(row("append by graph", size, gpu.time(graph::launch)), 0, bytes)
-                        .useful(users, "users"));
-            }
         }
     }
 }

@@ -51,14 +51,27 @@ class GpuTest {
                 history.toString());
         assertEquals(0, status, out + "\n" + err);
         Set<String> groups = new TreeSet<>();
+        Set<String> names = new TreeSet<>();
         for (String line : Files.readAllLines(history)) {
             JsonNode row = new ObjectMapper().readTree(line);
             groups.add(row.get("group").textValue());
+            names.add(row.get("name").textValue());
             assertTrue(row.at("/time/median").doubleValue() > 0, line);
             assertTrue(row.at("/machine/gpu").textValue().contains("emulator"), line);
             assertTrue(row.get("goals").isEmpty(), "small sizes say nothing about goals: " + line);
         }
         assertEquals(Set.of("gpu peak", "gpu op", "gpu model"), groups);
+        for (String of : List.of(
+                "append by calls",
+                "append by graph",
+                "recommend, best 5 of 300",
+                "rank with late fusion",
+                "rank with early fusion",
+                "training step, both sides",
+                "evaluation, full ranking",
+                "retrieval, best 5")) {
+            assertTrue(names.contains("small " + of), () -> "no row of " + of + " in " + names);
+        }
         assertTrue(out.toString().contains("goal       top 200"), out.toString());
         assertEquals(0, Context.liveBytes(DEVICE));
     }
