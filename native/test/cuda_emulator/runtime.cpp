@@ -162,29 +162,9 @@ cudaError_t launch(cudaStream_t stream, const Launch& what, int max_threads) {
 // ---- Errors and the device --------------------------------------------------------------------------------------------
 
 const char* cudaGetErrorName(cudaError_t error) {
-    switch (error) {
-        case cudaSuccess:
-            return "cudaSuccess";
-        case cudaErrorInvalidValue:
-            return "cudaErrorInvalidValue";
-        case cudaErrorMemoryAllocation:
-            return "cudaErrorMemoryAllocation";
-        case cudaErrorInvalidConfiguration:
-            return "cudaErrorInvalidConfiguration";
-        case cudaErrorInvalidResourceHandle:
-            return "cudaErrorInvalidResourceHandle";
-        case cudaErrorIllegalState:
-            return "cudaErrorIllegalState";
-        case cudaErrorNotReady:
-            return "cudaErrorNotReady";
-        case cudaErrorAssert:
-            return "cudaErrorAssert";
-        case cudaErrorStreamCaptureUnsupported:
-            return "cudaErrorStreamCaptureUnsupported";
-        case cudaErrorStreamCaptureInvalidated:
-            return "cudaErrorStreamCaptureInvalidated";
-    }
-    return "unknown error";
+    thread_local std::string text;
+    text = "cudaError_t " + std::to_string(error);
+    return text.c_str();
 }
 
 const char* cudaGetErrorString(cudaError_t error) {
