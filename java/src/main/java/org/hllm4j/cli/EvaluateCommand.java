@@ -46,7 +46,8 @@ final class EvaluateCommand extends Subcommand {
                     device.device(),
                     device.storage(),
                     progress.counter("items", "items", interactions.catalogue().size()))) {
-                MetricTable table = evaluate(recommender, interactions, progress);
+                ModelKind kind = ModelKind.of(run.run().manifest().kind());
+                MetricTable table = evaluate(kind, recommender, interactions, progress);
                 out().println(table.text());
                 json.write(table.asMap());
             }
@@ -54,7 +55,7 @@ final class EvaluateCommand extends Subcommand {
         return Main.OK;
     }
 
-    static MetricTable evaluate(Recommender recommender, Interactions interactions, Progress progress) {
+    static MetricTable evaluate(ModelKind kind, Recommender recommender, Interactions interactions, Progress progress) {
         int maxHistory = recommender.model().config().maxHistory();
         // The validation needs a pass of its own only where the test's history was cut.
         long histories = IntStream.range(0, interactions.users())
@@ -66,6 +67,6 @@ final class EvaluateCommand extends Subcommand {
                 interactions,
                 List.of(Split.VALIDATION, Split.TEST),
                 progress.counter("evaluation", "histories", histories));
-        return MetricTable.of(metrics, new Dataset(interactions.catalogue(), interactions, new int[0][]));
+        return MetricTable.of(kind, metrics, new Dataset(interactions.catalogue(), interactions, new int[0][]));
     }
 }

@@ -74,6 +74,9 @@ final class ExportCommand extends Subcommand {
         if (device.asksFor(DType.BF16)) {
             throw wrongUsage("--dtype bf16: what is exported is in full precision");
         }
+        if (what.contains(What.HUGGINGFACE) || what.contains(What.CHECKPOINT)) {
+            run.run().requireTexts("to export (--what vectors exports its vectors)");
+        }
         device.useThreads();
         List<String> written = new ArrayList<>();
         try (Progress progress = progress()) {

@@ -10,17 +10,17 @@ import org.hllm4j.data.Split;
 import org.hllm4j.eval.Evaluator;
 import org.hllm4j.eval.RankingMetrics;
 
-/** HLLM beside popularity, at every K. */
-record MetricTable(Map<Split, RankingMetrics> hllm, Map<Split, RankingMetrics> popularity) {
-    static MetricTable of(Map<Split, RankingMetrics> hllm, Dataset data) {
+/** A model beside popularity, at every K. */
+record MetricTable(ModelKind kind, Map<Split, RankingMetrics> model, Map<Split, RankingMetrics> popularity) {
+    static MetricTable of(ModelKind kind, Map<Split, RankingMetrics> model, Dataset data) {
         Map<Split, RankingMetrics> popularity = new EnumMap<>(Split.class);
-        hllm.keySet().forEach(split -> popularity.put(split, Evaluator.popularity(data, split)));
-        return new MetricTable(hllm, popularity);
+        model.keySet().forEach(split -> popularity.put(split, Evaluator.popularity(data, split)));
+        return new MetricTable(kind, model, popularity);
     }
 
     String text() {
         StringBuilder text = new StringBuilder();
-        hllm.forEach((split, metrics) -> {
+        model.forEach((split, metrics) -> {
             text.append(text.isEmpty() ? "" : System.lineSeparator());
             text.append(
                     String.format(Locale.ROOT, "%s, %d users, in percent%n%-10s", name(split), metrics.users(), ""));
@@ -30,8 +30,10 @@ record MetricTable(Map<Split, RankingMetrics> hllm, Map<Split, RankingMetrics> p
                 }
             }
             text.append(System.lineSeparator());
-            row(text, "HLLM", metrics);
-            row(text, "popularity", popularity.get(split));
+            row(text, kind.title(), metrics);
+            if (kind != ModelKind.POPULARITY) {
+                row(text, ModelKind.POPULARITY.title(), popularity.get(split));
+            }
         });
         return text.append("R: Recall (hit rate), N: NDCG; every item of the catalogue is ranked")
                 .toString();
@@ -46,13 +48,13 @@ record MetricTable(Map<Split, RankingMetrics> hllm, Map<Split, RankingMetrics> p
     /** Fractions, by split, method and metric. */
     Map<String, Object> asMap() {
         Map<String, Object> map = new LinkedHashMap<>();
-        hllm.forEach((split, metrics) -> {
+        model.forEach((split, metrics) -> {
             Map<String, Object> methods = new LinkedHashMap<>();
-            methods.put("hllm", metrics.asMap());
-            methods.put("popularity", popularity.get(split).asMap());
+            methods.put(kind.toString(), metrics.asMap());
+            methods.put(ModelKind.POPULARITY.toString(), popularity.get(split).asMap());
             map.put(name(split), methods);
         });
-        map.put("users", hllm.values().iterator().next().users());
+        map.put("users", model.values().iterator().next().users());
         return map;
     }
 

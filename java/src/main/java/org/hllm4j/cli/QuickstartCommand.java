@@ -196,7 +196,7 @@ final class QuickstartCommand extends Subcommand {
                 device.device(),
                 DType.F32,
                 progress.counter("items", "items", catalogue.size()))) {
-            MetricTable table = EvaluateCommand.evaluate(recommender, log, progress);
+            MetricTable table = EvaluateCommand.evaluate(ModelKind.HLLM, recommender, log, progress);
             int[] users = IntStream.range(0, Math.min(USERS, log.users()))
                     .map(i -> (int) ((long) i * log.users() / USERS))
                     .toArray();
@@ -226,7 +226,7 @@ final class QuickstartCommand extends Subcommand {
     }
 
     private static String verdict(MetricTable table) {
-        double hllm = table.hllm().get(Split.TEST).ndcg(10);
+        double hllm = table.model().get(Split.TEST).ndcg(10);
         double popularity = table.popularity().get(Split.TEST).ndcg(10);
         return String.format(
                 Locale.ROOT,

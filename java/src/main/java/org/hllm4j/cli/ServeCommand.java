@@ -211,6 +211,7 @@ final class ServeCommand extends Subcommand {
     /** Opens a run with a catalogue; null: the ones that were opened last. One at a time. */
     private synchronized Snapshot open(Path folder, Path file, ItemChanges changes, Progress progress) {
         RunFolder next = new RunFolder(folder == null ? runNow : folder);
+        next.requireTexts("to serve: items could not be added");
         Path nextItems = file == null ? itemsNow : file;
         Catalogue catalogue = Catalogue.read(nextItems, next.manifest().textKeys());
         Snapshot snapshot = Snapshot.open(

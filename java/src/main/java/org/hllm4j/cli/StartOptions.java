@@ -3,6 +3,8 @@ package org.hllm4j.cli;
 import java.nio.file.Path;
 import java.util.List;
 import org.hllm4j.model.Pooling;
+import org.hllm4j.run.IdStart;
+import org.hllm4j.run.PopularityStart;
 import org.hllm4j.run.Start;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
@@ -35,8 +37,8 @@ final class StartOptions {
     @Option(
             names = "--user-init",
             paramLabel = "INIT",
-            description = "How the User LLM starts: pretrained or random. Default: pretrained.")
-    private Start.Init userInit = Start.Init.PRETRAINED;
+            description = "How the User LLM starts: pretrained or random. Default: pretrained, of llm-id random.")
+    private Start.Init userInit;
 
     @Option(
             names = "--freeze",
@@ -100,7 +102,7 @@ final class StartOptions {
                 item,
                 user,
                 itemInit,
-                userInit,
+                userInit == null ? Start.Init.PRETRAINED : userInit,
                 freeze,
                 itemLayers,
                 userLayers,
@@ -109,6 +111,31 @@ final class StartOptions {
                 maxHistory,
                 textKeys,
                 seed);
+    }
+
+    /** Item ids into the shape of the User LLM. */
+    IdStart llmId(int idWidth, long seed) {
+        Path from = userLlm == null ? llm : userLlm;
+        if (from == null) {
+            throw new ParameterException(
+                    spec.commandLine(), "Missing required option: '--llm=PATH', whose shape the user side has");
+        }
+        requireAtLeast(0, "--user-layers", userLayers);
+        requireAtLeast(1, "--max-history", maxHistory);
+        Path pretrained = userInit == Start.Init.PRETRAINED ? from : null;
+        return new IdStart(
+                ModelKind.LLM_ID.toString(),
+                idWidth,
+                Start.shape(from, userLayers, "--user-layers").withoutWords(),
+                pretrained,
+                maxHistory,
+                textKeys,
+                seed);
+    }
+
+    PopularityStart popularity() {
+        requireAtLeast(1, "--max-history", maxHistory);
+        return new PopularityStart(maxHistory, textKeys);
     }
 
     private void requireAtLeast(int least, String option, int value) {

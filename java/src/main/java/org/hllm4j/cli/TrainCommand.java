@@ -5,8 +5,10 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import java.util.stream.Collectors;
+import org.hllm4j.data.Catalogue;
 import org.hllm4j.data.Dataset;
 import org.hllm4j.engine.Context;
+import org.hllm4j.run.ModelStart;
 import org.hllm4j.run.RunFolder;
 import org.hllm4j.run.Start;
 import org.hllm4j.train.TrainOptions;
@@ -18,14 +20,19 @@ import picocli.CommandLine.Option;
 
 @Command(
         name = "train",
-        description = "Trains an HLLM from a pretrained LLM, items and interactions; leaves a run folder.",
+        description =
+                "Trains an HLLM from a pretrained LLM, items and interactions, or a baseline; leaves a run folder.",
         footer = {
             "  hllm train --llm SmolLM2-135M.gguf --items items.csv --interactions log.csv.gz --out run",
             "  hllm train ... --item-layers 6 --user-layers 6 --lr 3e-4 --epochs 3",
+            "  hllm train --model llm-id --llm SmolLM2-135M.gguf ...      item ids instead of texts",
             "  hllm train ... --plan         memory, disk and steps; trains nothing",
             "Interrupted (Ctrl-C), it writes a checkpoint; the same command continues."
         })
 final class TrainCommand extends Subcommand {
+    @Mixin
+    private ModelOptions model;
+
     @Mixin
     private StartOptions start;
 
@@ -56,9 +63,9 @@ final class TrainCommand extends Subcommand {
     @Override
     public Integer call() {
         log.required();
-        TrainOptions options = training.options();
-        Start from = start.start(training.seed);
-        if (from.freeze() == Start.Freeze.BOTH) {
+        TrainOptions options = training.options(model.kind.defaults());
+        ModelStart from = model.start(start, training.seed);
+        if (start.freeze == Start.Freeze.BOTH) {
             throw wrongUsage("--freeze both leaves nothing to train; it is for train-ranker");
         }
         device.requireTraining();
@@ -69,7 +76,7 @@ final class TrainCommand extends Subcommand {
             return Main.OK;
         }
         try (Progress progress = progress()) {
-            Dataset data = from.dataset(items.items, log.interactions, log.missing, null);
+            Dataset data = from.dataset(log.read(Catalogue.read(items.items, from.textKeys())), null);
             TrainingPlan needs = TrainingPlan.of(from, options, data, out, device.activations());
             if (plan) {
                 out().println(text(needs));

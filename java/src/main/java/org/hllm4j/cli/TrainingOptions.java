@@ -17,8 +17,8 @@ final class TrainingOptions {
     @Option(
             names = "--epochs",
             paramLabel = "N",
-            description = "Passes over the training sequences. Default: ${DEFAULT-VALUE}.")
-    private int epochs = DEFAULTS.epochs();
+            description = "Passes over the training sequences. Default: 5; of models of item ids 200.")
+    private Integer epochs;
 
     @Option(
             names = "--max-steps",
@@ -27,8 +27,11 @@ final class TrainingOptions {
                     + " Default: ${DEFAULT-VALUE}.")
     private int maxSteps = DEFAULTS.maxSteps();
 
-    @Option(names = "--batch-users", paramLabel = "N", description = "Sequences per step. Default: ${DEFAULT-VALUE}.")
-    private int batchUsers = DEFAULTS.batchUsers();
+    @Option(
+            names = "--batch-users",
+            paramLabel = "N",
+            description = "Sequences per step. Default: 16; of models of item ids 64.")
+    private Integer batchUsers;
 
     @Option(
             names = "--negatives",
@@ -52,8 +55,11 @@ final class TrainingOptions {
                     + " ${DEFAULT-VALUE}.")
     private double warmup = DEFAULTS.warmup();
 
-    @Option(names = "--weight-decay", paramLabel = "X", description = "Of AdamW. Default: ${DEFAULT-VALUE}.")
-    private double weightDecay = DEFAULTS.weightDecay();
+    @Option(
+            names = "--weight-decay",
+            paramLabel = "X",
+            description = "Of AdamW. Default: 0.01; of models of item ids 0.1.")
+    private Double weightDecay;
 
     @Option(
             names = "--clip",
@@ -92,8 +98,9 @@ final class TrainingOptions {
             names = "--patience",
             paramLabel = "N",
             description =
-                    "Stops after N epochs without a better validation NDCG@200 (a ranker: AUC). Default: ${DEFAULT-VALUE}.")
-    private int patience = DEFAULTS.patience();
+                    "Stops after N epochs without a better validation NDCG@200 (a ranker: AUC). Default: 5; of models"
+                            + " of item ids 10.")
+    private Integer patience;
 
     @Option(
             names = "--no-validation",
@@ -107,22 +114,27 @@ final class TrainingOptions {
     private double checkpointMinutes = DEFAULTS.checkpointMinutes();
 
     TrainOptions options() {
+        return options(DEFAULTS);
+    }
+
+    /** @param usual where nothing was given */
+    TrainOptions options(TrainOptions usual) {
         try {
             return new TrainOptions(
-                    epochs,
+                    epochs == null ? usual.epochs() : epochs,
                     maxSteps,
-                    batchUsers,
+                    batchUsers == null ? usual.batchUsers() : batchUsers,
                     negatives,
                     !noSplitLong,
                     lr,
                     warmup,
-                    weightDecay,
+                    weightDecay == null ? usual.weightDecay() : weightDecay,
                     clip,
                     threshold,
                     seed,
                     maxRows,
                     recompute,
-                    patience,
+                    patience == null ? usual.patience() : patience,
                     !noValidation,
                     checkpointMinutes);
         } catch (HllmException e) {

@@ -7,8 +7,9 @@ import java.util.Map;
 import org.hllm4j.data.Dataset;
 import org.hllm4j.engine.Context;
 import org.hllm4j.model.Hllm;
+import org.hllm4j.run.ModelStart;
 import org.hllm4j.run.RunFolder;
-import org.hllm4j.run.Start;
+import org.hllm4j.train.TrainListener;
 import org.hllm4j.train.TrainOptions;
 import org.hllm4j.train.Trainer;
 
@@ -16,7 +17,7 @@ import org.hllm4j.train.Trainer;
  * A training in a run folder, from its start or its last checkpoint. Its summary, {@code summary.json}, is written last:
  * where it is, the training is finished.
  */
-record TrainingRun(Start start, TrainOptions options, Path folder) {
+record TrainingRun(ModelStart start, TrainOptions options, Path folder) {
     static Path summaryFile(Path folder) {
         return folder.resolve("summary.json");
     }
@@ -40,15 +41,13 @@ record TrainingRun(Start start, TrainOptions options, Path folder) {
         long begin = System.nanoTime();
         try (Interruption interruption = new Interruption("a checkpoint is written first")) {
             Map<String, Object> summary;
-            try (Hllm model = start.model(context)) {
+            TrainListener listener = new TrainingProgress(progress, interruption);
+            try (Hllm model = start.model(context, data)) {
+                boolean trains = !start.trained().equals(Hllm.Trained.NOTHING);
                 summary = summary(
-                        Trainer.fit(
-                                model,
-                                data,
-                                options,
-                                run,
-                                start.origin(),
-                                new TrainingProgress(progress, interruption)),
+                        trains
+                                ? Trainer.fit(model, data, options, run, start.origin(), listener)
+                                : Trainer.keep(model, data, options, run, start.origin(), listener),
                         data);
             }
             summary.put("seconds", (System.nanoTime() - begin) / 1e9);

@@ -80,7 +80,7 @@ public final class CatalogueEncoder {
             for (Chunk chunk = packing.take(); chunk != null; chunk = packing.take()) {
                 packing.add(chunks::next);
                 EmbeddedChunkEvent event = EmbeddedChunkEvent.started();
-                try (ItemLlm.Pass pass = model.items().forward(workspace, chunk.pack, false)) {
+                try (ItemEncoder.Pass pass = model.items().forward(workspace, chunk.pack, false)) {
                     Tensor vectors =
                             workspace.floats(chunk.items.length, model.config().width());
                     model.context().ops().gatherRows(vectors, pass.output(), workspace.ints(chunk.pack.outputRow()));

@@ -15,7 +15,8 @@ import org.hllm4j.weights.TensorInfo;
 import org.hllm4j.weights.TensorSource;
 
 /**
- * The hierarchy: an {@link ItemLlm} whose vectors are the inputs of a {@link UserLlm}, and the temperature of their loss.
+ * The hierarchy: an {@link ItemEncoder} whose vectors are the inputs of a {@link UserLlm}, and the temperature of their loss.
+ * With an {@link ItemLlm} it is an HLLM, with an {@link ItemTable} an id-based recommender.
  * Parameters have the names of the official checkpoint. Fresh, everything is zero: fill each side with {@link #load} or
  * {@link #randomise}. One thread at a time; owns its parameters.
  */
@@ -34,6 +35,11 @@ public final class Hllm implements AutoCloseable {
         String prefix() {
             return this == ITEM ? ItemLlm.PREFIX : UserLlm.PREFIX;
         }
+
+        /** Whether it has the parameter of this name. */
+        boolean has(String name) {
+            return name.startsWith(this == ITEM ? "item_" : UserLlm.PREFIX);
+        }
     }
 
     private static final float TOKEN_STD = 0.02f;
@@ -42,7 +48,7 @@ public final class Hllm implements AutoCloseable {
     private final HllmConfig config;
     private final Context context;
     private final Parameters parameters;
-    private final ItemLlm items;
+    private final ItemEncoder items;
     private final UserLlm users;
     private final RankingHead ranker; // null without one
 
@@ -61,7 +67,9 @@ public final class Hllm implements AutoCloseable {
         this.config = config;
         this.context = context;
         parameters = new Parameters(context, layout(config, trained), storage);
-        items = new ItemLlm(context, parameters, config);
+        items = config.ids() == null
+                ? new ItemLlm(context, parameters, config)
+                : new ItemTable(context, parameters, config);
         users = new UserLlm(context, parameters, config);
         ranker = config.fusion() == null ? null : new RankingHead(context, parameters, config);
         parameters.get(LOGIT_SCALE).value().write(new float[] {(float) Math.log(1 / 0.07)});
@@ -70,7 +78,11 @@ public final class Hllm implements AutoCloseable {
     /** All parameters; the logit scale is trained with either side. */
     public static Parameters.Layout layout(HllmConfig config, Trained trained) {
         Parameters.Layout layout = new Parameters.Layout();
-        ItemLlm.declare(layout, config.item(), config.pooling(), trained.item());
+        if (config.ids() == null) {
+            ItemLlm.declare(layout, config.item(), config.pooling(), trained.item());
+        } else {
+            ItemTable.declare(layout, config.ids(), config.width(), trained.item());
+        }
         UserLlm.declare(layout, config.user(), trained.user());
         layout.vector(LOGIT_SCALE, 1, trained.item() || trained.user());
         if (config.fusion() != null) {
@@ -104,10 +116,10 @@ public final class Hllm implements AutoCloseable {
 
     /** The start weights of a model that was never trained: N(0, initializer_range), norms 1. */
     public void randomise(Side side, long seed) {
-        double std = (side == Side.ITEM ? config.item() : config.user()).initializerRange();
+        double std = (side == Side.ITEM && config.ids() == null ? config.item() : config.user()).initializerRange();
         long stream = side == Side.ITEM ? 1L << 32 : 2L << 32;
         for (Parameter parameter : of(side)) {
-            if (parameter.name().startsWith(side.prefix())) {
+            if (!parameter.name().equals(ITEM_TOKEN)) {
                 if (parameter.value().rank() == 1) { // a norm's weight
                     float[] ones = new float[(int) parameter.value().size(0)];
                     Arrays.fill(ones, 1);
@@ -165,8 +177,7 @@ public final class Hllm implements AutoCloseable {
     public List<Parameter> of(Side side) {
         List<Parameter> chosen = new ArrayList<>();
         for (Parameter parameter : parameters.all()) {
-            if (parameter.name().startsWith(side.prefix())
-                    || side == Side.ITEM && parameter.name().equals(ITEM_TOKEN)) {
+            if (side.has(parameter.name())) {
                 chosen.add(parameter);
             }
         }
@@ -251,7 +262,7 @@ public final class Hllm implements AutoCloseable {
         return parameters;
     }
 
-    public ItemLlm items() {
+    public ItemEncoder items() {
         return items;
     }
 

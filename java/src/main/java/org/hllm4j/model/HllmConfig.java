@@ -6,21 +6,42 @@ import org.hllm4j.weights.ModelConfig;
 /**
  * The shape of an HLLM.
  *
- * @param item the Item LLM
+ * @param item the Item LLM; null: items are known by their ids
  * @param user the User LLM; its width is the item's
  * @param maxTextLength tokens of an item's text, [ITEM] not counted
  * @param maxHistory events of a user that the User LLM sees
  * @param fusion of a ranker; null: the model has no ranking head
+ * @param ids the table of ids; null: there is an Item LLM
  */
 public record HllmConfig(
-        ModelConfig item, ModelConfig user, Pooling pooling, int maxTextLength, int maxHistory, Fusion fusion) {
+        ModelConfig item,
+        ModelConfig user,
+        Pooling pooling,
+        int maxTextLength,
+        int maxHistory,
+        Fusion fusion,
+        IdTable ids) {
+    /** A model of texts. */
+    public HllmConfig(
+            ModelConfig item, ModelConfig user, Pooling pooling, int maxTextLength, int maxHistory, Fusion fusion) {
+        this(item, user, pooling, maxTextLength, maxHistory, fusion, null);
+    }
+
+    /** A model of item ids. */
+    public HllmConfig(IdTable ids, ModelConfig user, int maxHistory) {
+        this(null, user, Pooling.MEAN, 1, maxHistory, null, ids);
+    }
+
     /** A model without a ranking head. */
     public HllmConfig(ModelConfig item, ModelConfig user, Pooling pooling, int maxTextLength, int maxHistory) {
         this(item, user, pooling, maxTextLength, maxHistory, null);
     }
 
     public HllmConfig {
-        if (item.hiddenSize() != user.hiddenSize()) {
+        if ((item == null) == (ids == null)) {
+            throw new IllegalArgumentException("items are known either by their texts or by their ids");
+        }
+        if (ids == null && item.hiddenSize() != user.hiddenSize()) {
             throw new HllmException("the Item LLM is " + item.hiddenSize() + " wide and the User LLM "
                     + user.hiddenSize() + "; both must have the same width: item vectors are the User LLM's inputs");
         }
@@ -32,11 +53,11 @@ public record HllmConfig(
 
     /** The same model with a ranking head. */
     public HllmConfig withFusion(Fusion ranker) {
-        return new HllmConfig(item, user, pooling, maxTextLength, maxHistory, ranker);
+        return new HllmConfig(item, user, pooling, maxTextLength, maxHistory, ranker, ids);
     }
 
     /** D, the width of item and user vectors. */
     public int width() {
-        return item.hiddenSize();
+        return user.hiddenSize();
     }
 }

@@ -14,7 +14,7 @@ import org.hllm4j.nn.Transformer;
 import org.hllm4j.weights.ModelConfig;
 
 /** Item text to item vector (HLLM section 3.1): the last hidden state at [ITEM], or the mean over the text's tokens. */
-public final class ItemLlm implements AutoCloseable {
+public final class ItemLlm implements ItemEncoder {
     static final String PREFIX = "item_llm.model.";
 
     private final Context context;
@@ -43,8 +43,7 @@ public final class ItemLlm implements AutoCloseable {
         transformer = new Transformer(context, parameters, PREFIX, config.item(), config.maxTextLength() + 1);
     }
 
-    /** One forward pass; close it to free its device index arrays. */
-    public static final class Pass implements AutoCloseable {
+    private final class Pass implements ItemEncoder.Pass {
         private final Tensor ids;
         private final Packing packing;
         private final Tensor pathOffsets;
@@ -59,9 +58,20 @@ public final class ItemLlm implements AutoCloseable {
             this.pathRows = pathRows;
         }
 
-        /** [leaves, D]: one vector per distinct text of the pack, in the order of its leaves. */
+        @Override
         public Tensor output() {
             return output;
+        }
+
+        @Override
+        public void backward(Workspace workspace, Tensor doutput) {
+            Tensor dstates = doutput;
+            if (pooling == Pooling.MEAN) {
+                dstates = workspace.floats(packing.rows(), width);
+                ops.segmentMeanBackward(dstates, doutput, pathOffsets, pathRows);
+            }
+            Tensor dx = transformer.backward(workspace, states, dstates);
+            ops.embeddingBackward(words.gradient(), itemToken == null ? null : itemToken.gradient(), dx, ids);
         }
 
         @Override
@@ -75,11 +85,7 @@ public final class ItemLlm implements AutoCloseable {
         }
     }
 
-    /**
-     * Encodes the distinct texts of a pack.
-     *
-     * @param save whether {@link #backward} will follow; its tensors stay in the workspace
-     */
+    @Override
     public Pass forward(Workspace workspace, PackedTokens tokens, boolean save) {
         boolean mean = pooling == Pooling.MEAN;
         for (int i = 0; i < tokens.rows(); i++) {
@@ -103,17 +109,6 @@ public final class ItemLlm implements AutoCloseable {
             pass.output = pass.states.output();
         }
         return pass;
-    }
-
-    /** Adds the gradients of the item side's parameters, given that of the pass's output [leaves, D]. */
-    public void backward(Workspace workspace, Pass pass, Tensor doutput) {
-        Tensor dstates = doutput;
-        if (pooling == Pooling.MEAN) {
-            dstates = workspace.floats(pass.packing.rows(), width);
-            ops.segmentMeanBackward(dstates, doutput, pass.pathOffsets, pass.pathRows);
-        }
-        Tensor dx = transformer.backward(workspace, pass.states, dstates);
-        ops.embeddingBackward(words.gradient(), itemToken == null ? null : itemToken.gradient(), dx, pass.ids);
     }
 
     /** Uploads a pack's plans; with {@code tail} only its leaves are wanted from the last layer. */
@@ -140,15 +135,18 @@ public final class ItemLlm implements AutoCloseable {
         return new Packing(context.of(tokens.positions()), context.plan(all), leaves);
     }
 
-    void recompute(boolean on) {
+    @Override
+    public void recompute(boolean on) {
         transformer.recompute(on);
     }
 
-    void pack() {
+    @Override
+    public void pack() {
         transformer.pack();
     }
 
-    void refresh() {
+    @Override
+    public void refresh() {
         transformer.refresh();
     }
 

@@ -27,6 +27,7 @@ import org.hllm4j.model.Pooling;
  * @param fusion of a ranker; null: the model has no ranking head
  * @param textKeys columns of items.csv that make an item's text
  * @param items number of items the model was trained on
+ * @param idWidth width of the table of item ids; null: items are known by their texts
  * @param sha256 hash of each file of the model folder, and of "prompt" and "ids"
  * @param training options of the training, by name
  * @param metrics of the saved model, by split and name
@@ -42,6 +43,7 @@ public record Manifest(
         Fusion fusion,
         List<String> textKeys,
         int items,
+        Integer idWidth,
         Map<String, String> sha256,
         Map<String, Object> training,
         Map<String, Map<String, Double>> metrics,
@@ -52,6 +54,11 @@ public record Manifest(
             .enable(SerializationFeature.ORDER_MAP_ENTRIES_BY_KEYS)
             .disable(DeserializationFeature.FAIL_ON_UNKNOWN_PROPERTIES)
             .build();
+
+    /** Name of the kind of model, as of {@code train --model}. */
+    public String kind() {
+        return training == null ? "hllm" : String.valueOf(training.getOrDefault("model", "hllm"));
+    }
 
     static Manifest read(Path file) {
         String json;

@@ -79,14 +79,8 @@ public sealed interface RankerStart {
 
         @Override
         public Dataset dataset(Interactions log) {
-            int[][] tokens = Start.tokens(
-                    log.catalogue(),
-                    textKeys(),
-                    run.tokenizerJson(),
-                    run.path().toString(),
-                    run.manifest().maxTextLength(),
-                    null);
-            return new Dataset(log.catalogue(), log, tokens);
+            run.requireTexts("for a ranker");
+            return new Dataset(log.catalogue(), log, run.tokens(log.catalogue()));
         }
 
         @Override

@@ -23,6 +23,7 @@ import org.hllm4j.engine.Tensor;
 import org.hllm4j.model.Fusion;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.model.HllmConfig;
+import org.hllm4j.model.IdTable;
 import org.hllm4j.nn.Parameter;
 import org.hllm4j.text.ItemText;
 import org.hllm4j.weights.ModelConfig;
@@ -39,9 +40,9 @@ import org.hllm4j.weights.TensorWriter;
  *
  * <pre>
  * manifest.json            see {@link Manifest}; names the model folder
- * model-STEP/item/         the Item LLM as a Hugging Face folder, with the tokenizer
+ * model-STEP/item/         the Item LLM as a Hugging Face folder, with the tokenizer; none where items are known by ids
  * model-STEP/user/         the User LLM likewise (one unused word embedding, as its inputs are vectors)
- * model-STEP/hllm.safetensors        [ITEM] token and logit scale; a ranker's head and [USER] token
+ * model-STEP/hllm.safetensors        [ITEM] token or table of ids, logit scale; a ranker's head and [USER] token
  * items.safetensors        the catalogue's item vectors, with the hashes of model and ids that they belong to
  * checkpoint-STEP.safetensors        state of an unfinished training
  * </pre>
@@ -109,7 +110,8 @@ public final class RunFolder {
         Path folder = path.resolve(name);
         Map<String, String> sha256 = new TreeMap<>();
         delete(folder); // of a save that was interrupted
-        for (Hllm.Side side : Hllm.Side.values()) {
+        boolean byId = model.config().ids() != null;
+        for (Hllm.Side side : byId ? List.of(Hllm.Side.USER) : List.of(Hllm.Side.values())) {
             String sideName = side.name().toLowerCase(Locale.ROOT);
             Path to = folder.resolve(sideName);
             writeSide(model, side, to);
@@ -139,6 +141,7 @@ public final class RunFolder {
                 config.fusion(),
                 description.textKeys(),
                 description.catalogue().size(),
+                byId ? config.ids().width() : null,
                 sha256,
                 description.training(),
                 description.metrics(),
@@ -225,10 +228,11 @@ public final class RunFolder {
 
     private Hllm filled(Hllm model, Consumer<TensorSource> load) {
         Path folder = modelFolder(manifest());
-        try (Safetensors item = Safetensors.open(folder.resolve("item/model.safetensors"));
+        boolean byId = model.config().ids() != null;
+        try (Safetensors item = byId ? null : Safetensors.open(folder.resolve("item/model.safetensors"));
                 Safetensors user = Safetensors.open(folder.resolve("user/model.safetensors"));
                 Safetensors rest = Safetensors.open(folder.resolve("hllm.safetensors"))) {
-            load.accept(new RunTensors(path.toString(), item, user, rest));
+            load.accept(new RunTensors(path.toString(), item == null ? rest : item, user, rest));
             return model;
         } catch (RuntimeException e) {
             model.close();
@@ -250,6 +254,12 @@ public final class RunFolder {
                         + ": it is not the file that manifest.json describes. Train again, or restore the folder");
             }
         });
+        if (manifest.idWidth() != null) {
+            return new HllmConfig(
+                    new IdTable(manifest.items(), manifest.idWidth()),
+                    config(folder.resolve("user")),
+                    manifest.maxHistory());
+        }
         return new HllmConfig(
                 config(folder.resolve("item")),
                 config(folder.resolve("user")),
@@ -268,13 +278,46 @@ public final class RunFolder {
         }
     }
 
+    /** @throws HllmException where items are known by their ids */
     public String tokenizerJson() {
+        requireTexts("to read a text");
         Path file = modelFolder(manifest()).resolve("item/tokenizer.json");
         try {
             return Files.readString(file);
         } catch (IOException e) {
             throw new HllmException(file + ": cannot be read: " + e, e);
         }
+    }
+
+    /** Fails where the model knows items by their ids; {@code what} is what needs texts, as "to export it". */
+    public void requireTexts(String what) {
+        Manifest manifest = manifest();
+        if (manifest.idWidth() != null) {
+            throw new HllmException(path + " holds a model of the kind " + manifest.kind()
+                    + ", which knows its items by their ids: there is no Item LLM " + what
+                    + ". That takes a model of `hllm train --model hllm`");
+        }
+    }
+
+    /**
+     * What the model reads of each item: its text's tokens, or its id.
+     *
+     * @throws HllmException where a model of ids does not know just these items
+     */
+    public int[][] tokens(Catalogue catalogue) {
+        Manifest manifest = manifest();
+        if (manifest.idWidth() == null) {
+            return Start.tokens(
+                    catalogue, manifest.textKeys(), tokenizerJson(), path.toString(), manifest.maxTextLength(), null);
+        }
+        if (!Hashes.of(catalogue).equals(manifest.sha256().get("ids"))) {
+            throw new HllmException(
+                    path + " holds a model of the kind " + manifest.kind() + ", which knows by their ids the "
+                            + manifest.items() + " items that it was trained on; the " + catalogue.size()
+                            + " given are not the same, in the same order. Give the items.csv of its training, or train again: "
+                            + "only a model of `hllm train --model hllm` reads the texts of new items");
+        }
+        return IdTable.tokens(catalogue.size());
     }
 
     // ---- Item vectors -----------------------------------------------------------------------------------------------

@@ -55,7 +55,8 @@ public record Start(
         int maxTextLength,
         int maxHistory,
         List<String> textKeys,
-        long seed) {
+        long seed)
+        implements ModelStart {
 
     public enum Init {
         PRETRAINED,
@@ -125,24 +126,42 @@ public record Start(
 
     /** The HLLM's shape, read from the models' configurations. */
     public HllmConfig config() {
-        try (PretrainedModel item = PretrainedModel.open(itemLlm);
-                PretrainedModel user = PretrainedModel.open(userLlm)) {
-            return new HllmConfig(
-                    layers(item.config(), itemLayers, "--item-layers"),
-                    layers(user.config(), userLayers, "--user-layers"),
-                    pooling,
-                    maxTextLength,
-                    maxHistory);
+        return new HllmConfig(
+                shape(itemLlm, itemLayers, "--item-layers"),
+                shape(userLlm, userLayers, "--user-layers"),
+                pooling,
+                maxTextLength,
+                maxHistory);
+    }
+
+    /**
+     * The shape of a pretrained model's first layers.
+     *
+     * @param layers 0: all
+     * @param option that the number comes from
+     */
+    public static ModelConfig shape(Path llm, int layers, String option) {
+        try (PretrainedModel model = PretrainedModel.open(llm)) {
+            ModelConfig config = model.config();
+            if (layers < 0 || layers > config.layers()) {
+                throw new HllmException(
+                        option + " is " + layers + ", but the model has " + config.layers() + " layers");
+            }
+            return layers == 0 ? config : config.withLayers(layers);
         }
     }
 
-    private static ModelConfig layers(ModelConfig config, int layers, String option) {
-        if (layers < 0 || layers > config.layers()) {
-            throw new HllmException(option + " is " + layers + ", but the model has " + config.layers() + " layers");
-        }
-        return layers == 0 ? config : config.withLayers(layers);
+    @Override
+    public HllmConfig config(Dataset data) {
+        return config();
     }
 
+    @Override
+    public Hllm model(Context context, Dataset data) {
+        return model(context);
+    }
+
+    @Override
     public Hllm.Trained trained() {
         return freeze.trained(false);
     }
@@ -202,7 +221,7 @@ public record Start(
         return dataset(log, progress);
     }
 
-    /** Tokenises the items of a log. */
+    @Override
     public Dataset dataset(Interactions log, LongConsumer progress) {
         return new Dataset(
                 log.catalogue(),
@@ -239,7 +258,7 @@ public record Start(
         return tokens;
     }
 
-    /** What a run of this start says about itself. */
+    @Override
     public Origin origin() {
         return new Origin(textKeys, tokenizerJson(), asMap());
     }
@@ -247,6 +266,7 @@ public record Start(
     /** How the weights started, for a run's manifest; files by name and hash of what identifies them, not by path. */
     public Map<String, Object> asMap() {
         Map<String, Object> map = new LinkedHashMap<>();
+        map.put("model", "hllm");
         map.put("item_llm", identity(itemLlm));
         map.put("user_llm", identity(userLlm));
         map.put("item_init", itemInit.name().toLowerCase(Locale.ROOT));
@@ -258,7 +278,8 @@ public record Start(
         return map;
     }
 
-    private static String identity(Path llm) {
+    /** Name and hash of a pretrained model. */
+    static String identity(Path llm) {
         try {
             Path file = Files.isDirectory(llm) ? llm.resolve("config.json") : llm;
             String hash = Files.isDirectory(llm)

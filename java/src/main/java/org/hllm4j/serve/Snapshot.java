@@ -24,7 +24,6 @@ import org.hllm4j.model.Fusion;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.run.Manifest;
 import org.hllm4j.run.RunFolder;
-import org.hllm4j.run.Start;
 import org.hllm4j.serve.ItemChanges.Change;
 import org.hllm4j.text.ItemText;
 import org.hllm4j.text.ItemTokenizer;
@@ -95,14 +94,7 @@ public final class Snapshot implements AutoCloseable {
                         "{0}: no stored vectors of this model, catalogue and precision; encoding {1} items",
                         run.path(),
                         catalogue.size());
-                int[][] tokens = Start.tokens(
-                        catalogue,
-                        manifest.textKeys(),
-                        run.tokenizerJson(),
-                        run.path().toString(),
-                        manifest.maxTextLength(),
-                        null);
-                table = CatalogueEncoder.table(model, tokens, CatalogueEncoder.DEFAULT_ROWS, progress);
+                table = CatalogueEncoder.table(model, run.tokens(catalogue), CatalogueEncoder.DEFAULT_ROWS, progress);
             }
             return new Snapshot(run, manifest, context, catalogue, model, table);
         } catch (RuntimeException e) {

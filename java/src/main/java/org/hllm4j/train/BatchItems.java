@@ -9,7 +9,7 @@ import org.hllm4j.engine.Ops;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.engine.Workspace;
 import org.hllm4j.model.Hllm;
-import org.hllm4j.model.ItemLlm;
+import org.hllm4j.model.ItemEncoder;
 import org.hllm4j.model.Pooling;
 
 /**
@@ -42,7 +42,7 @@ final class BatchItems implements AutoCloseable {
     private final int[] place; // of distinct[i] among the vectors
     private final Tensor vectors;
     private long rows;
-    private ItemLlm.Pass kept; // with a single chunk, activations are kept from the first pass
+    private ItemEncoder.Pass kept; // with a single chunk, activations are kept from the first pass
     private PackedTokens keptPack;
 
     /** Encodes the items; {@code occurrences} may repeat. */
@@ -84,7 +84,7 @@ final class BatchItems implements AutoCloseable {
             boolean keep = source.trained() && chunks.size() == 1;
             long mark = workspace.mark();
             PackedTokens pack = TokenTrie.pack(tokensOf(chunk), itemToken(), true);
-            ItemLlm.Pass pass = source.model.items().forward(workspace, pack, keep);
+            ItemEncoder.Pass pass = source.model.items().forward(workspace, pack, keep);
             ops.gatherRows(vectors.rows(begin, begin + chunk.length), pass.output(), workspace.ints(pack.outputRow()));
             begin += chunk.length;
             rows += pack.rows();
@@ -145,7 +145,7 @@ final class BatchItems implements AutoCloseable {
         for (int[] chunk : chunks) {
             long mark = workspace.mark();
             PackedTokens pack = TokenTrie.pack(tokensOf(chunk), itemToken(), true);
-            try (ItemLlm.Pass pass = source.model.items().forward(workspace, pack, true)) {
+            try (ItemEncoder.Pass pass = source.model.items().forward(workspace, pack, true)) {
                 backward(pass, pack, dvectors.rows(begin, begin + chunk.length));
             }
             begin += chunk.length;
@@ -154,11 +154,11 @@ final class BatchItems implements AutoCloseable {
     }
 
     /** Items of equal text share a leaf: their gradients add up. */
-    private void backward(ItemLlm.Pass pass, PackedTokens pack, Tensor dvectors) {
+    private void backward(ItemEncoder.Pass pass, PackedTokens pack, Tensor dvectors) {
         Tensor dleaves = workspace.floats(pack.leaves(), source.model.config().width());
         ops.fill(dleaves, 0);
         ops.scatterAddRows(dleaves, dvectors, workspace.ints(pack.outputRow()));
-        source.model.items().backward(workspace, pass, dleaves);
+        pass.backward(workspace, dleaves);
     }
 
     @Override

@@ -45,6 +45,10 @@ public record TrainOptions(
     public static final TrainOptions DEFAULTS =
             new TrainOptions(5, 0, 16, 0, true, 1e-4, 0.1, 0.01, 1, 0.99, 1, 16384, false, 5, true, 5);
 
+    /** The paper's code for its id-based baselines, where it differs. */
+    public static final TrainOptions ID_DEFAULTS =
+            new TrainOptions(200, 0, 64, 0, true, 1e-4, 0.1, 0.1, 1, 0.99, 1, 16384, false, 10, true, 5);
+
     public TrainOptions {
         require(epochs >= 1, "epochs", epochs, "at least 1");
         require(maxSteps >= 0, "max steps", maxSteps, "at least 0");

@@ -84,6 +84,14 @@ public final class Trainer {
         return new Trainer(model, data, options, liked, run, origin, listener).fit();
     }
 
+    /** Validates and saves a model in which nothing is trained, as it is. */
+    public static Summary keep(
+            Hllm model, Dataset data, TrainOptions options, RunFolder run, Origin origin, TrainListener listener) {
+        Objective next = new GenerativeObjective(model, data, options);
+        return new Summary(
+                true, 0, 1, new Trainer(model, data, options, next, run, origin, listener).validate(null, 1, 0, -1));
+    }
+
     /** Steps that these options make of this data. */
     public static long steps(Dataset data, TrainOptions options, int maxHistory) {
         return total(GenerativeObjective.batches(data, options, maxHistory), options);
@@ -202,9 +210,11 @@ public final class Trainer {
 
     private void save(long step, Map<String, Map<String, Double>> metrics) {
         Map<String, Object> training = new LinkedHashMap<>(origin.start());
-        training.putAll(options.asMap());
-        training.putAll(objective.asMap());
-        training.put("recompute", options.recompute());
+        if (model.parameters().values() != null) {
+            training.putAll(options.asMap());
+            training.putAll(objective.asMap());
+            training.put("recompute", options.recompute());
+        }
         run.save(
                 model,
                 step,

@@ -17,8 +17,8 @@ import org.hllm4j.model.Hllm;
 import org.hllm4j.model.HllmConfig;
 import org.hllm4j.model.Pooling;
 import org.hllm4j.nn.Parameters;
+import org.hllm4j.run.ModelStart;
 import org.hllm4j.run.RunFolder;
-import org.hllm4j.run.Start;
 import org.hllm4j.weights.ModelConfig;
 
 /**
@@ -52,16 +52,20 @@ public record TrainingPlan(
      * @param folder of the run; it need not be there yet
      * @param activations what layers hand to one another on the device
      */
-    public static TrainingPlan of(Start start, TrainOptions options, Dataset data, Path folder, DType activations) {
-        HllmConfig config = start.config();
+    public static TrainingPlan of(
+            ModelStart start, TrainOptions options, Dataset data, Path folder, DType activations) {
+        HllmConfig config = start.config(data);
+        boolean trains = !start.trained().equals(Hllm.Trained.NOTHING);
         Parameters.Layout layout = Hllm.layout(config, start.trained());
         Path existing = folder.toAbsolutePath();
         while (!existing.toFile().exists()) {
             existing = existing.getParent();
         }
-        Activations step = Activations.of(start, config, options, data, activations.bytes());
+        Activations step = trains
+                ? Activations.of(start, config, options, data, activations.bytes())
+                : new Activations(0, 0, 1, 0);
         return new TrainingPlan(
-                Trainer.steps(data, options, start.maxHistory()),
+                trains ? Trainer.steps(data, options, start.maxHistory()) : 0,
                 layout.trainableElements(),
                 layout.frozenElements(),
                 activations == DType.BF16 ? activations.bytes() * layout.matrixElements() : 0,
@@ -82,7 +86,7 @@ public record TrainingPlan(
      * @param again those that recomputing adds
      */
     private record Activations(long kept, long recomputed, double arithmetic, double again) {
-        static Activations of(Start start, HllmConfig config, TrainOptions options, Dataset data, long bytes) {
+        static Activations of(ModelStart start, HllmConfig config, TrainOptions options, Dataset data, long bytes) {
             Batch batch = new Batches(
                             Sequences.training(data.interactions(), start.maxHistory(), options.splitLong()),
                             data.catalogue().size(),
@@ -99,8 +103,13 @@ public record TrainingPlan(
                     .toArray(int[][]::new);
             Activations users = of(
                     config.user(), positions, positions, bytes, start.trained().user() ? 3 : 2);
-            if (start.freeze() == Start.Freeze.ITEM) {
+            if (!start.trained().item()) {
                 return users;
+            }
+            // Distinct items; inputs, targets and negatives of the loss; each with its gradient.
+            long vectors = 2 * FLOAT * (tokens.length + 2 * positions + batch.negatives().length) * config.width();
+            if (config.ids() != null) {
+                return users.with(vectors);
             }
             boolean itemToken = config.pooling() == Pooling.TOKEN;
             List<int[]> chunks = TokenTrie.chunks(tokens, itemToken, true, options.maxRows());
@@ -112,13 +121,16 @@ public record TrainingPlan(
                 // With several chunks, each is encoded a second time, for its backward.
                 items = items.besides(of(config.item(), pack.rows(), finished, bytes, chunks.size() == 1 ? 3 : 4));
             }
-            // Distinct items; inputs, targets and negatives of the loss; each with its gradient.
-            long vectors = 2 * FLOAT * (tokens.length + 2 * positions + batch.negatives().length) * config.width();
             return new Activations(
-                    users.kept + items.kept + vectors,
-                    users.recomputed + items.recomputed + vectors,
-                    users.arithmetic + items.arithmetic,
-                    users.again + items.again);
+                            users.kept + items.kept,
+                            users.recomputed + items.recomputed,
+                            users.arithmetic + items.arithmetic,
+                            users.again + items.again)
+                    .with(vectors);
+        }
+
+        private Activations with(long bytes) {
+            return new Activations(kept + bytes, recomputed + bytes, arithmetic, again);
         }
 
         /** A chunk that has the memory of another one after it. */

@@ -158,7 +158,7 @@ class HllmTest {
         PackedTokens pack = TokenTrie.pack(tokens, itemToken, share);
         int width = model.config().width();
         try (Workspace workspace = model.context().workspace();
-                ItemLlm.Pass pass = model.items().forward(workspace, pack, false)) {
+                ItemEncoder.Pass pass = model.items().forward(workspace, pack, false)) {
             float[] leaves = pass.output().toFloats();
             return Arrays.stream(pack.outputRow())
                     .mapToObj(leaf -> Arrays.copyOfRange(leaves, leaf * width, (leaf + 1) * width))

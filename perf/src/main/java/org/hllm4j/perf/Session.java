@@ -12,7 +12,7 @@ import org.hllm4j.engine.Workspace;
 import org.hllm4j.model.Fusion;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.model.HllmConfig;
-import org.hllm4j.model.ItemLlm;
+import org.hllm4j.model.ItemEncoder;
 import org.hllm4j.model.Pooling;
 import org.hllm4j.weights.ModelConfig;
 import org.hllm4j.weights.PretrainedModel;
@@ -131,7 +131,7 @@ final class Session implements AutoCloseable {
     /** Vectors of the texts of a pack, in their order. */
     float[] vectors(Hllm model, PackedTokens pack) {
         try (Workspace workspace = context.workspace();
-                ItemLlm.Pass pass = model.items().forward(workspace, pack, false)) {
+                ItemEncoder.Pass pass = model.items().forward(workspace, pack, false)) {
             Tensor found = workspace.floats(pack.outputRow().length, config.hiddenSize());
             context.ops().gatherRows(found, pass.output(), workspace.ints(pack.outputRow()));
             return found.toFloats();

@@ -1,0 +1,80 @@
+package org.hllm4j.run;
+
+import java.nio.file.Path;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.function.LongConsumer;
+import org.hllm4j.data.Dataset;
+import org.hllm4j.data.Interactions;
+import org.hllm4j.engine.Context;
+import org.hllm4j.engine.DType;
+import org.hllm4j.model.Hllm;
+import org.hllm4j.model.HllmConfig;
+import org.hllm4j.model.IdTable;
+import org.hllm4j.weights.ModelConfig;
+import org.hllm4j.weights.PretrainedModel;
+
+/**
+ * The start of an id-based recommender: a random vector per item, and a user side of any shape.
+ *
+ * @param kind name of the combination, as "llm-id"
+ * @param idWidth numbers of an item's vector; a projection takes them to the user side's width
+ * @param user shape of the user side
+ * @param pretrained model whose weights the user side takes; null: random ones
+ * @param maxHistory events that the user side sees
+ * @param textKeys columns of items.csv by which a reader knows an item
+ * @param seed of random weights
+ */
+public record IdStart(
+        String kind, int idWidth, ModelConfig user, Path pretrained, int maxHistory, List<String> textKeys, long seed)
+        implements ModelStart {
+    @Override
+    public Hllm.Trained trained() {
+        return new Hllm.Trained(true, true);
+    }
+
+    @Override
+    public Dataset dataset(Interactions log, LongConsumer progress) {
+        return new Dataset(log.catalogue(), log, IdTable.tokens(log.catalogue().size()));
+    }
+
+    @Override
+    public HllmConfig config(Dataset data) {
+        return new HllmConfig(new IdTable(data.catalogue().size(), idWidth), user, maxHistory);
+    }
+
+    @Override
+    public Hllm model(Context context, Dataset data) {
+        Hllm model = new Hllm(context, config(data), trained(), DType.F32);
+        try {
+            model.randomise(Hllm.Side.ITEM, seed);
+            if (pretrained == null) {
+                model.randomise(Hllm.Side.USER, seed);
+            } else {
+                try (PretrainedModel llm = PretrainedModel.open(pretrained)) {
+                    llm.check();
+                    model.load(Hllm.Side.USER, llm.tensors());
+                }
+            }
+            return model;
+        } catch (RuntimeException e) {
+            model.close();
+            throw e;
+        }
+    }
+
+    @Override
+    public Origin origin() {
+        Map<String, Object> start = new LinkedHashMap<>();
+        start.put("model", kind);
+        start.put("id_width", idWidth);
+        start.put("user_init", pretrained == null ? "random" : "pretrained");
+        if (pretrained != null) {
+            start.put("user_llm", Start.identity(pretrained));
+        }
+        start.put("user_layers", user.layers());
+        start.put("start_seed", seed);
+        return new Origin(textKeys, "", start);
+    }
+}
