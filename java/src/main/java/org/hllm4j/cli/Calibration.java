@@ -1,16 +1,20 @@
 package org.hllm4j.cli;
 
+import java.util.Arrays;
 import org.hllm4j.data.Batch;
 import org.hllm4j.data.Batches;
 import org.hllm4j.data.Dataset;
-import org.hllm4j.data.Sequences;
 import org.hllm4j.engine.Context;
+import org.hllm4j.engine.Tensor;
+import org.hllm4j.eval.Evaluator;
 import org.hllm4j.model.CatalogueEncoder;
 import org.hllm4j.model.Hllm;
-import org.hllm4j.run.Start;
+import org.hllm4j.model.UserEncoder;
+import org.hllm4j.run.ModelStart;
 import org.hllm4j.train.AdamWOptimizer;
 import org.hllm4j.train.GenerativeStep;
 import org.hllm4j.train.TrainOptions;
+import org.hllm4j.train.Trainer;
 
 /**
  * How long this machine takes, measured on the real model and data.
@@ -28,12 +32,9 @@ record Calibration(double step, double epochEnd) {
      * @param seconds that the measurement may take, roughly
      */
     static Calibration of(
-            Context context, Start start, TrainOptions options, Dataset data, long saving, double seconds) {
-        Batches batches = new Batches(
-                Sequences.training(data.interactions(), start.maxHistory(), options.splitLong()),
-                data.catalogue().size(),
-                new Batches.Settings(options.batchUsers(), start.maxHistory(), options.negatives(), options.seed()));
-        try (Hllm model = start.model(context);
+            Context context, ModelStart start, TrainOptions options, Dataset data, long saving, double seconds) {
+        Batches batches = Trainer.batches(data, options, start.maxHistory());
+        try (Hllm model = start.model(context, data);
                 AdamWOptimizer optimizer = new AdamWOptimizer(model, 0, 1);
                 GenerativeStep step = new GenerativeStep(
                         model, data.tokens(), options.maxRows(), (float) options.threshold(), null)) {
@@ -51,11 +52,24 @@ record Calibration(double step, double epochEnd) {
                 }
             }
             long begin = System.nanoTime();
-            CatalogueEncoder.table(model, data.tokens(), CatalogueEncoder.DEFAULT_ROWS, null)
-                    .close();
-            double encoding = (System.nanoTime() - begin) / 1e9;
-            return new Calibration(spent / steps, 1.5 * encoding + saving / SAVED_BYTES_PER_SECOND);
+            try (Tensor table = CatalogueEncoder.table(model, data.tokens(), CatalogueEncoder.DEFAULT_ROWS, null)) {
+                double encoding = (System.nanoTime() - begin) / 1e9;
+                double users = validation(model, table, batches.batch(0, 0))
+                        * data.interactions().users();
+                return new Calibration(spent / steps, 1.5 * encoding + users + saving / SAVED_BYTES_PER_SECOND);
+            }
         }
+    }
+
+    /** Seconds for one user. */
+    private static double validation(Hllm model, Tensor table, Batch batch) {
+        int[][] histories = Arrays.stream(batch.sequences())
+                .map(s -> Arrays.copyOf(s, s.length - 1))
+                .toArray(int[][]::new);
+        long begin = System.nanoTime();
+        UserEncoder.encode(model, table, histories, null, Evaluator.MAX_ROWS, null, (first, vectors) -> {});
+        model.context().synchronize();
+        return (System.nanoTime() - begin) / 1e9 / histories.length;
     }
 
     /** Steps that fit into some seconds, at least one. */

@@ -35,6 +35,7 @@ import picocli.CommandLine.ScopeType;
             TrainCommand.class,
             TrainRankerCommand.class,
             EvaluateCommand.class,
+            CompareCommand.class,
             RecommendCommand.class,
             ServeCommand.class,
             EmbedCommand.class,

@@ -1,6 +1,7 @@
 package org.hllm4j.cli;
 
 import java.util.List;
+import org.hllm4j.run.IdStart;
 import org.hllm4j.run.ModelStart;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
@@ -27,7 +28,7 @@ final class ModelOptions {
             names = "--id-width",
             paramLabel = "N",
             description = "Numbers of an item id's vector. Default: ${DEFAULT-VALUE}.")
-    private int idWidth = 512;
+    private int idWidth = IdStart.WIDTH;
 
     /** The start of the chosen kind; options that have no meaning for it are refused. */
     ModelStart start(StartOptions start, long seed) {

@@ -58,6 +58,7 @@ record QuickstartRecipe(
                 batchUsers,
                 negatives,
                 true,
+                defaults.trainFraction(),
                 lr,
                 warmup,
                 weightDecay,

@@ -122,15 +122,8 @@ final class StartOptions {
         }
         requireAtLeast(0, "--user-layers", userLayers);
         requireAtLeast(1, "--max-history", maxHistory);
-        Path pretrained = userInit == Start.Init.PRETRAINED ? from : null;
-        return new IdStart(
-                ModelKind.LLM_ID.toString(),
-                idWidth,
-                Start.shape(from, userLayers, "--user-layers").withoutWords(),
-                pretrained,
-                maxHistory,
-                textKeys,
-                seed);
+        Start.Init init = userInit == null ? Start.Init.RANDOM : userInit;
+        return IdStart.llmId(idWidth, from, userLayers, init, maxHistory, textKeys, seed);
     }
 
     PopularityStart popularity() {

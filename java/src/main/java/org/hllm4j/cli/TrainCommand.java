@@ -45,6 +45,13 @@ final class TrainCommand extends Subcommand {
     @Option(names = "--out", required = true, paramLabel = "DIR", description = "The run folder.")
     private Path out;
 
+    @Option(
+            names = "--train-fraction",
+            paramLabel = "SHARE",
+            description = "Train on the events of this share of the users, drawn by --seed; all are evaluated. Default:"
+                    + " ${DEFAULT-VALUE}.")
+    private double trainFraction = 1;
+
     @Option(names = "--restart", description = "Delete what an earlier training left in the run folder.")
     private boolean restart;
 
@@ -63,7 +70,10 @@ final class TrainCommand extends Subcommand {
     @Override
     public Integer call() {
         log.required();
-        TrainOptions options = training.options(model.kind.defaults());
+        if (!(trainFraction > 0 && trainFraction <= 1)) {
+            throw wrongUsage("--train-fraction is " + trainFraction + ", expected a share above 0, up to 1");
+        }
+        TrainOptions options = training.options(model.kind.defaults()).withTrainFraction(trainFraction);
         ModelStart from = model.start(start, training.seed);
         if (start.freeze == Start.Freeze.BOTH) {
             throw wrongUsage("--freeze both leaves nothing to train; it is for train-ranker");

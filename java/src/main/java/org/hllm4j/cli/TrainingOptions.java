@@ -126,6 +126,7 @@ final class TrainingOptions {
                     batchUsers == null ? usual.batchUsers() : batchUsers,
                     negatives,
                     !noSplitLong,
+                    usual.trainFraction(),
                     lr,
                     warmup,
                     weightDecay == null ? usual.weightDecay() : weightDecay,

@@ -9,7 +9,8 @@ final class Philox {
     enum Purpose {
         NEGATIVES,
         SHUFFLE,
-        GAUSSIAN
+        GAUSSIAN,
+        SAMPLE
     }
 
     private final int key0;

@@ -39,6 +39,18 @@ public final class Sequences {
         return sequences;
     }
 
+    /**
+     * The sequences of a random share of the users; those of a smaller share are among those of a larger one.
+     *
+     * @param share from 0 to 1, of the users
+     */
+    public static List<TrainingSequence> sample(List<TrainingSequence> sequences, double share, long seed) {
+        return sequences.stream()
+                .filter(s -> Integer.toUnsignedLong(new Philox(seed, Philox.Purpose.SAMPLE, 0, s.user()).nextInt())
+                        < share * (1L << 32))
+                .toList();
+    }
+
     /** One case per user with at least three events, users in order. */
     public static List<EvaluationCase> evaluation(Interactions interactions, Split split, int maxHistory) {
         checkHistory(maxHistory);

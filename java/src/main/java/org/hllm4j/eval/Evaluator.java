@@ -26,9 +26,32 @@ import org.hllm4j.model.UserEncoder;
  * excluded, no sampled candidates.
  */
 public final class Evaluator {
-    private static final int MAX_ROWS = 4096;
+    /** Events of users computed at a time. */
+    public static final int MAX_ROWS = 4096;
 
     private Evaluator() {}
+
+    /** Receives the rank of each held-out item. */
+    @FunctionalInterface
+    public interface Sink {
+        /** @param rank items scoring strictly higher, plus one */
+        void accept(Split split, EvaluationCase held, int rank);
+    }
+
+    /** Metrics of the splits; the arguments are those of {@link #rank}. */
+    public static Map<Split, RankingMetrics> evaluate(
+            Hllm model, Tensor table, Interactions interactions, List<Split> splits, LongConsumer progress) {
+        Map<Split, RankingMetrics> metrics = new EnumMap<>(Split.class);
+        splits.forEach(s -> metrics.put(s, new RankingMetrics()));
+        rank(
+                model,
+                table,
+                interactions,
+                splits,
+                progress,
+                (split, held, rank) -> metrics.get(split).add(rank));
+        return metrics;
+    }
 
     /**
      * Ranks the held-out items of the splits. A user's history of the validation is that of the test less its last event:
@@ -37,8 +60,8 @@ public final class Evaluator {
      * @param table item vectors [N, D]
      * @param progress told how many histories are done; may be null
      */
-    public static Map<Split, RankingMetrics> evaluate(
-            Hllm model, Tensor table, Interactions interactions, List<Split> splits, LongConsumer progress) {
+    public static void rank(
+            Hllm model, Tensor table, Interactions interactions, List<Split> splits, LongConsumer progress, Sink sink) {
         int maxHistory = model.config().maxHistory();
         List<int[]> histories = new ArrayList<>();
         List<int[]> wanted = new ArrayList<>();
@@ -74,8 +97,6 @@ public final class Evaluator {
                     split.add(Split.VALIDATION);
                 });
 
-        Map<Split, RankingMetrics> metrics = new EnumMap<>(Split.class);
-        splits.forEach(s -> metrics.put(s, new RankingMetrics()));
         Context context = model.context();
         Ops ops = context.ops();
         try (Tensor normalised = context.zeros(DType.F32, table.size(0), table.size(1));
@@ -109,12 +130,11 @@ public final class Evaluator {
                                         .toArray()));
                         int[] found = ranks.toInts();
                         for (int i = 0; i < count; i++) {
-                            metrics.get(split.get(first + i)).add(found[i]);
+                            sink.accept(split.get(first + i), part.get(i), found[i]);
                         }
                         workspace.release(0);
                     });
         }
-        return metrics;
     }
 
     /** The baseline that any recommender has to beat: items ranked by their number of training events. */

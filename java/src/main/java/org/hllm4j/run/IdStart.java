@@ -29,6 +29,28 @@ import org.hllm4j.weights.PretrainedModel;
 public record IdStart(
         String kind, int idWidth, ModelConfig user, Path pretrained, int maxHistory, List<String> textKeys, long seed)
         implements ModelStart {
+    /** Numbers of an item's vector in the official baselines. */
+    public static final int WIDTH = 512;
+
+    /**
+     * Item ids into the shape of an LLM, as the official LLM-ID baseline.
+     *
+     * @param llm folder or GGUF file whose shape the user side has
+     * @param layers the first so many of it; 0: all
+     * @param init whether the user side takes its weights too
+     */
+    public static IdStart llmId(
+            int idWidth, Path llm, int layers, Start.Init init, int maxHistory, List<String> textKeys, long seed) {
+        return new IdStart(
+                "llm-id",
+                idWidth,
+                Start.shape(llm, layers, "--user-layers").withoutWords(),
+                init == Start.Init.PRETRAINED ? llm : null,
+                maxHistory,
+                textKeys,
+                seed);
+    }
+
     @Override
     public Hllm.Trained trained() {
         return new Hllm.Trained(true, true);

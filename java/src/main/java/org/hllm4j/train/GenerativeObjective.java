@@ -17,14 +17,15 @@ import org.hllm4j.model.Hllm;
 /** The next item (HLLM section 3.2): InfoNCE over the training events, ranks of the held-out ones. */
 record GenerativeObjective(Hllm model, Dataset data, TrainOptions options) implements Objective {
     static Batches batches(Dataset data, TrainOptions options, int maxHistory) {
-        List<TrainingSequence> sequences = Sequences.training(data.interactions(), maxHistory, options.splitLong());
-        if (sequences.isEmpty()) {
-            throw new HllmException(
-                    "there is nothing to train on: no user has 2 training events (the last 2 of 3 or more "
-                            + "events are held out)");
+        List<TrainingSequence> all = Sequences.training(data.interactions(), maxHistory, options.splitLong());
+        List<TrainingSequence> chosen = Sequences.sample(all, options.trainFraction(), options.seed());
+        if (chosen.isEmpty()) {
+            throw new HllmException("there is nothing to train on: no user"
+                    + (options.trainFraction() < 1 ? " of the train fraction " + options.trainFraction() : "")
+                    + " has 2 training events (the last 2 of 3 or more events are held out)");
         }
         return new Batches(
-                sequences,
+                chosen,
                 data.catalogue().size(),
                 new Batches.Settings(options.batchUsers(), maxHistory, options.negatives(), options.seed()));
     }

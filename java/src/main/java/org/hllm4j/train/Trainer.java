@@ -97,6 +97,11 @@ public final class Trainer {
         return total(GenerativeObjective.batches(data, options, maxHistory), options);
     }
 
+    /** The batches that these options make of this data. */
+    public static Batches batches(Dataset data, TrainOptions options, int maxHistory) {
+        return GenerativeObjective.batches(data, options, maxHistory);
+    }
+
     private static long total(Batches batches, TrainOptions options) {
         long all = (long) options.epochs() * batches.batchesPerEpoch();
         return options.maxSteps() > 0 ? Math.min(all, options.maxSteps()) : all;

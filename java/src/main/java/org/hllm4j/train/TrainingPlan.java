@@ -7,10 +7,8 @@ import java.util.List;
 import java.util.Map;
 import java.util.stream.IntStream;
 import org.hllm4j.data.Batch;
-import org.hllm4j.data.Batches;
 import org.hllm4j.data.Dataset;
 import org.hllm4j.data.PackedTokens;
-import org.hllm4j.data.Sequences;
 import org.hllm4j.data.TokenTrie;
 import org.hllm4j.engine.DType;
 import org.hllm4j.model.Hllm;
@@ -87,12 +85,7 @@ public record TrainingPlan(
      */
     private record Activations(long kept, long recomputed, double arithmetic, double again) {
         static Activations of(ModelStart start, HllmConfig config, TrainOptions options, Dataset data, long bytes) {
-            Batch batch = new Batches(
-                            Sequences.training(data.interactions(), start.maxHistory(), options.splitLong()),
-                            data.catalogue().size(),
-                            new Batches.Settings(
-                                    options.batchUsers(), start.maxHistory(), options.negatives(), options.seed()))
-                    .batch(0, 0);
+            Batch batch = Trainer.batches(data, options, start.maxHistory()).batch(0, 0);
             long positions =
                     Arrays.stream(batch.sequences()).mapToInt(s -> s.length - 1).sum();
             int[][] tokens = IntStream.concat(
