@@ -231,7 +231,8 @@ void check_weight(const char* op, const char* name, const View& activation, cons
 constexpr const char* BF16_EVERYWHERE[] = {"convert", "scatter_rows"};
 constexpr const char* BF16_ACTIVATIONS[] = {
     "matmul", "linear_forward", "linear_backward_input", "linear_backward_weight", "gather_rows", "rmsnorm_forward",
-    "rmsnorm_backward", "rope", "rope_scatter", "swiglu_forward", "swiglu_backward", "attention_forward", "attention_backward", "infonce",
+    "rmsnorm_backward", "layernorm_forward", "layernorm_backward", "bias_forward", "bias_backward", "gelu_forward",
+    "gelu_backward", "rope", "rope_scatter", "swiglu_forward", "swiglu_backward", "attention_forward", "attention_backward", "infonce",
     "topk", "rank"};
 constexpr const char* F32_ONLY[] = {
     "fill", "embedding_forward", "embedding_backward", "scatter_add_rows", "segment_mean_forward", "segment_mean_backward",
@@ -730,6 +731,67 @@ int32_t hllm_rmsnorm_backward(hllm_context* context, const hllm_tensor* dx, cons
         View vr = call.in("saved_rstd", saved_rstd, HLLM_F32, {T});
         View vw = call.in("weight", weight, HLLM_F32, {D});
         call.backend().rmsnorm_backward(call.context(), vdx, vdw, vdy, vr, vx, vw, accumulate != 0);
+    });
+}
+
+int32_t hllm_layernorm_forward(hllm_context* context, const hllm_tensor* y, const hllm_tensor* saved, const hllm_tensor* x,
+                               const hllm_tensor* weight, const hllm_tensor* bias, float eps) {
+    return guarded([&] {
+        Call call("layernorm_forward", context);
+        View vx = call.in("x", x, HLLM_F32, {ANY, ANY});
+        View vy = call.out("y", y, ACTIVATION, {vx.shape[0], vx.shape[1]});
+        View vs = call.optional_out("saved", saved, HLLM_F32, {vx.shape[0], 2});
+        View vw = call.in("weight", weight, HLLM_F32, {vx.shape[1]}), vb = call.in("bias", bias, HLLM_F32, {vx.shape[1]});
+        call.backend().layernorm_forward(call.context(), vy, vs, vx, vw, vb, eps);
+    });
+}
+
+int32_t hllm_layernorm_backward(hllm_context* context, const hllm_tensor* dx, const hllm_tensor* dweight, const hllm_tensor* dy,
+                                const hllm_tensor* saved, const hllm_tensor* x, const hllm_tensor* weight, int32_t accumulate) {
+    return guarded([&] {
+        Call call("layernorm_backward", context);
+        View vx = call.in("x", x, HLLM_F32, {ANY, ANY});
+        int64_t T = vx.shape[0], D = vx.shape[1];
+        View vdx = call.out("dx", dx, HLLM_F32, {T, D});
+        View vdw = call.optional_out("dweight", dweight, HLLM_F32, {D});
+        View vdy = call.in("dy", dy, ACTIVATION, {T, D});
+        View vs = call.in("saved", saved, HLLM_F32, {T, 2});
+        View vw = call.in("weight", weight, HLLM_F32, {D});
+        call.backend().layernorm_backward(call.context(), vdx, vdw, vdy, vs, vx, vw, accumulate != 0);
+    });
+}
+
+int32_t hllm_bias_forward(hllm_context* context, const hllm_tensor* y, const hllm_tensor* bias) {
+    return guarded([&] {
+        Call call("bias_forward", context);
+        View vy = call.out("y", y, ACTIVATION, {ANY, ANY});
+        call.backend().bias_forward(call.context(), vy, call.in("bias", bias, HLLM_F32, {vy.shape[1]}));
+    });
+}
+
+int32_t hllm_bias_backward(hllm_context* context, const hllm_tensor* dbias, const hllm_tensor* dy) {
+    return guarded([&] {
+        Call call("bias_backward", context);
+        View vdy = call.in("dy", dy, ACTIVATION, {ANY, ANY});
+        call.backend().bias_backward(call.context(), call.out("dbias", dbias, HLLM_F32, {vdy.shape[1]}), vdy);
+    });
+}
+
+int32_t hllm_gelu_forward(hllm_context* context, const hllm_tensor* y, const hllm_tensor* x) {
+    return guarded([&] {
+        Call call("gelu_forward", context);
+        View vy = call.out("y", y, ACTIVATION, {ANY, ANY});
+        call.backend().gelu_forward(call.context(), vy, call.in("x", x, vy.dtype, {vy.shape[0], vy.shape[1]}));
+    });
+}
+
+int32_t hllm_gelu_backward(hllm_context* context, const hllm_tensor* dx, const hllm_tensor* dy, const hllm_tensor* x) {
+    return guarded([&] {
+        Call call("gelu_backward", context);
+        View vdx = call.out("dx", dx, ACTIVATION, {ANY, ANY});
+        View vdy = call.in("dy", dy, vdx.dtype, {vdx.shape[0], vdx.shape[1]});
+        View vx = call.in("x", x, vdx.dtype, {vdx.shape[0], vdx.shape[1]});
+        call.backend().gelu_backward(call.context(), vdx, vdy, vx);
     });
 }
 

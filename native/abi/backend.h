@@ -231,6 +231,14 @@ class Backend {
                                  float eps) = 0;
     virtual void rmsnorm_backward(Context&, const View& dx, const View& dweight, const View& dy, const View& saved_rstd,
                                   const View& x, const View& weight, bool accumulate) = 0;
+    virtual void layernorm_forward(Context&, const View& y, const View& saved, const View& x, const View& weight,
+                                   const View& bias, float eps) = 0;
+    virtual void layernorm_backward(Context&, const View& dx, const View& dweight, const View& dy, const View& saved,
+                                    const View& x, const View& weight, bool accumulate) = 0;
+    virtual void bias_forward(Context&, const View& y, const View& bias) = 0;
+    virtual void bias_backward(Context&, const View& dbias, const View& dy) = 0;
+    virtual void gelu_forward(Context&, const View& y, const View& x) = 0;
+    virtual void gelu_backward(Context&, const View& dx, const View& dy, const View& x) = 0;
     virtual void rope(Context&, const View& x, const View& positions, const View& table, bool inverse) = 0;
     virtual void rope_scatter(Context&, const RopeScatter& args) = 0;
     virtual void swiglu_forward(Context&, const View& y, const View& gate_up) = 0;

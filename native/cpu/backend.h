@@ -36,6 +36,13 @@ class Cpu final : public Backend {
     void rmsnorm_forward(Context&, const View&, const View&, const View&, const View&, float) override;
     void rmsnorm_backward(Context&, const View&, const View&, const View&, const View&, const View&, const View&,
                           bool) override;
+    void layernorm_forward(Context&, const View&, const View&, const View&, const View&, const View&, float) override;
+    void layernorm_backward(Context&, const View&, const View&, const View&, const View&, const View&, const View&,
+                            bool) override;
+    void bias_forward(Context&, const View&, const View&) override;
+    void bias_backward(Context&, const View&, const View&) override;
+    void gelu_forward(Context&, const View&, const View&) override;
+    void gelu_backward(Context&, const View&, const View&, const View&) override;
     void rope(Context&, const View&, const View&, const View&, bool) override;
     void rope_scatter(Context&, const RopeScatter&) override;
     void swiglu_forward(Context&, const View&, const View&) override;

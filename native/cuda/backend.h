@@ -43,11 +43,19 @@ class CudaBackend final : public Backend {
     void linear_forward(Context&, const View& y, const View& x, const Weight& weight, bool accumulate) override;
     void linear_backward_input(Context&, const View& dx, const View& dy, const Weight& weight, bool accumulate) override;
 
-    // rmsnorm.cu, rope.cu, swiglu.cu
+    // rmsnorm.cu, layernorm.cu, bias.cu, gelu.cu, rope.cu, swiglu.cu
     void rmsnorm_forward(Context&, const View& y, const View& saved_rstd, const View& x, const View& weight,
                          float eps) override;
     void rmsnorm_backward(Context&, const View& dx, const View& dweight, const View& dy, const View& saved_rstd, const View& x,
                           const View& weight, bool accumulate) override;
+    void layernorm_forward(Context&, const View& y, const View& saved, const View& x, const View& weight, const View& bias,
+                           float eps) override;
+    void layernorm_backward(Context&, const View& dx, const View& dweight, const View& dy, const View& saved, const View& x,
+                            const View& weight, bool accumulate) override;
+    void bias_forward(Context&, const View& y, const View& bias) override;
+    void bias_backward(Context&, const View& dbias, const View& dy) override;
+    void gelu_forward(Context&, const View& y, const View& x) override;
+    void gelu_backward(Context&, const View& dx, const View& dy, const View& x) override;
     void rope(Context&, const View& x, const View& positions, const View& table, bool inverse) override;
     void rope_scatter(Context&, const RopeScatter& args) override;
     void swiglu_forward(Context&, const View& y, const View& gate_up) override;

@@ -127,6 +127,28 @@ struct SumShares {
     }
 };
 
+// out += the rows of partial. A block takes 32 columns; its warps share the rows, and are added up in order.
+struct SumPartials {
+    float* out;
+    const float* partial;
+    int rows;
+    int64_t D;
+
+    HLLM_KERNEL void operator()() const {
+        const int64_t column = int64_t{block_x()} * 32 + lane();
+        const auto sums = shared<float>(0);
+        float sum = 0;
+        if (column < D)
+            for (int r = warp(); r < rows; r += threads() / 32) sum += partial[r * D + column];
+        sums.store(thread(), sum);
+        block_barrier();
+        if (warp() > 0 || column >= D) return;
+        sum = out[column];
+        for (int w = 0; w < threads() / 32; w++) sum += sums.load(w * 32 + lane());
+        out[column] = sum;
+    }
+};
+
 // ---- Host ---------------------------------------------------------------------------------------------------------
 
 constexpr int BLOCK = 256;  // threads
@@ -148,6 +170,17 @@ void launch_rows(Context& context, int64_t rows, int64_t packs, const Kernel& ke
     int threads = 32;
     while (threads < packs && threads < BLOCK) threads *= 2;
     if (rows > 0) launch(stream_of(context), {static_cast<int>(rows)}, threads, BLOCK / 32 * 4, kernel);
+}
+
+// Blocks that share the rows of a gradient: a number that does not depend on the device, so that the sums do not either; 4
+// blocks per SM of an H100.
+constexpr int64_t ROW_SHARES = 512;
+
+// out [D] += the rows of partial [rows, D].
+inline void add_partials(Context& context, float* out, const float* partial, int64_t rows, int64_t D) {
+    const int threads = 32 * static_cast<int>(std::min<int64_t>(rows, 32));
+    launch(stream_of(context), {static_cast<int>((D + 31) / 32)}, threads, threads * 4,
+           SumPartials{out, partial, static_cast<int>(rows), D});
 }
 
 // Whether every row of the views starts on 16 bytes.

@@ -72,31 +72,6 @@ struct RmsNormBackward {
     }
 };
 
-// dweight += the rows of partial. A block takes 32 columns; its warps share the rows, and are added up in order.
-struct SumPartials {
-    float* dweight;
-    const float* partial;
-    int rows;
-    int64_t D;
-
-    HLLM_KERNEL void operator()() const {
-        const int64_t column = int64_t{block_x()} * 32 + lane();
-        const auto sums = shared<float>(0);
-        float sum = 0;
-        if (column < D)
-            for (int r = warp(); r < rows; r += threads() / 32) sum += partial[r * D + column];
-        sums.store(thread(), sum);
-        block_barrier();
-        if (warp() > 0 || column >= D) return;
-        sum = dweight[column];
-        for (int w = 0; w < threads() / 32; w++) sum += sums.load(w * 32 + lane());
-        dweight[column] = sum;
-    }
-};
-
-// Shares of dweight: a number that does not depend on the device, so that the sums do not either; 4 blocks per SM of an H100.
-constexpr int64_t PARTIALS = 512;
-
 }  // namespace
 
 void CudaBackend::rmsnorm_forward(Context& context, const View& y, const View& saved_rstd, const View& x, const View& weight,
@@ -114,7 +89,7 @@ void CudaBackend::rmsnorm_forward(Context& context, const View& y, const View& s
 
 void CudaBackend::rmsnorm_backward(Context& context, const View& dx, const View& dweight, const View& dy,
                                    const View& saved_rstd, const View& x, const View& weight, bool accumulate) {
-    const int64_t T = x.shape[0], D = x.shape[1], blocks = std::min(T, PARTIALS);
+    const int64_t T = x.shape[0], D = x.shape[1], blocks = std::min(T, ROW_SHARES);
     if (x.elements() == 0) return;
     float* partial = dweight ? context.scratch.take<float>(blocks * D) : nullptr;
     by_type(dy, [&](auto type) {
@@ -126,11 +101,7 @@ void CudaBackend::rmsnorm_backward(Context& context, const View& dx, const View&
                                                                    dy.stride[0], x.stride[0], T, D, accumulate});
         });
     });
-    if (dweight) {
-        const int threads = 32 * static_cast<int>(std::min<int64_t>(blocks, 32));
-        launch(stream_of(context), {static_cast<int>((D + 31) / 32)}, threads, threads * 4,
-               SumPartials{dweight.f32(), partial, static_cast<int>(blocks), D});
-    }
+    if (dweight) add_partials(context, dweight.f32(), partial, blocks, D);
 }
 
 }  // namespace hllm::cuda

@@ -42,7 +42,7 @@ extern "C" {
 
 /* The major number changes when a compiled caller would break, the minor when something is added. */
 #define HLLM_ABI_MAJOR 1
-#define HLLM_ABI_MINOR 2
+#define HLLM_ABI_MINOR 3
 
 enum hllm_status {
     HLLM_OK = 0,
@@ -223,6 +223,24 @@ HLLM_API int32_t hllm_rmsnorm_forward(hllm_context *context, const hllm_tensor *
 HLLM_API int32_t hllm_rmsnorm_backward(hllm_context *context, const hllm_tensor *dx, const hllm_tensor *dweight,
                                        const hllm_tensor *dy, const hllm_tensor *saved_rstd, const hllm_tensor *x,
                                        const hllm_tensor *weight, int32_t accumulate);
+
+/* y = (x - mean) * rstd * weight + bias, rstd = 1 / sqrt(variance + eps). x, y [T,D], weight, bias [D]; saved [T,2]: mean and
+ * rstd of each row, may be NULL. y is an activation; x is f32. Since 1.3, as all up to hllm_gelu_backward. */
+HLLM_API int32_t hllm_layernorm_forward(hllm_context *context, const hllm_tensor *y, const hllm_tensor *saved,
+                                        const hllm_tensor *x, const hllm_tensor *weight, const hllm_tensor *bias, float eps);
+/* dx [T,D] (added to with accumulate), dweight [D] += (may be NULL). dy is an activation; hllm_bias_backward of it is dbias. */
+HLLM_API int32_t hllm_layernorm_backward(hllm_context *context, const hllm_tensor *dx, const hllm_tensor *dweight,
+                                         const hllm_tensor *dy, const hllm_tensor *saved, const hllm_tensor *x,
+                                         const hllm_tensor *weight, int32_t accumulate);
+
+/* y[t] += bias, in place: what a product lacks that has one. y [T,N] is an activation, bias [N] f32. */
+HLLM_API int32_t hllm_bias_forward(hllm_context *context, const hllm_tensor *y, const hllm_tensor *bias);
+/* dbias[N] += sum of dy[t], in a fixed order. dy [T,N] is an activation. */
+HLLM_API int32_t hllm_bias_backward(hllm_context *context, const hllm_tensor *dbias, const hllm_tensor *dy);
+
+/* y = x * (1 + erf(x / sqrt(2))) / 2; x, y [T,F]. Activations of one dtype, also below. */
+HLLM_API int32_t hllm_gelu_forward(hllm_context *context, const hllm_tensor *y, const hllm_tensor *x);
+HLLM_API int32_t hllm_gelu_backward(hllm_context *context, const hllm_tensor *dx, const hllm_tensor *dy, const hllm_tensor *x);
 
 /* Rotary position embedding, in place, halves convention (i, i + Dh/2). x [T, heads, Dh] (strided rows allowed), positions
  * i32 [T], table [P,Dh]: Dh/2 cosines, then Dh/2 sines of each position. inverse != 0 rotates back: the gradient. x is an

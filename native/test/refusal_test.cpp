@@ -112,6 +112,25 @@ class Refusal : public OpTest {
              {out("dx", {T, D}), optional(out("dweight", {D})), in("dy", {T, D}), in("saved_rstd", {T}), in("x", {T, D}),
               in("weight", {D})},
              [](auto* c, Tensors t) { return hllm_rmsnorm_backward(c, t[0], t[1], t[2], t[3], t[4], t[5], 0); }},
+            {"layernorm_forward",
+             {out("y", {T, D}), optional(out("saved", {T, 2})), in("x", {T, D}), in("weight", {D}), in("bias", {D})},
+             [](auto* c, Tensors t) { return hllm_layernorm_forward(c, t[0], t[1], t[2], t[3], t[4], 1e-5f); }},
+            {"layernorm_backward",
+             {out("dx", {T, D}), optional(out("dweight", {D})), in("dy", {T, D}), in("saved", {T, 2}), in("x", {T, D}),
+              in("weight", {D})},
+             [](auto* c, Tensors t) { return hllm_layernorm_backward(c, t[0], t[1], t[2], t[3], t[4], t[5], 0); }},
+            {"bias_forward",
+             {out("y", {T, D}), in("bias", {D})},
+             [](auto* c, Tensors t) { return hllm_bias_forward(c, t[0], t[1]); }},
+            {"bias_backward",
+             {out("dbias", {D}), in("dy", {T, D})},
+             [](auto* c, Tensors t) { return hllm_bias_backward(c, t[0], t[1]); }},
+            {"gelu_forward",
+             {out("y", {T, D}), in("x", {T, D})},
+             [](auto* c, Tensors t) { return hllm_gelu_forward(c, t[0], t[1]); }},
+            {"gelu_backward",
+             {out("dx", {T, D}), in("dy", {T, D}), in("x", {T, D})},
+             [](auto* c, Tensors t) { return hllm_gelu_backward(c, t[0], t[1], t[2]); }},
             {"rope",
              {out("x", {T, 2, D}), index("positions", {0, 1, 2}), in("table", {T, D})},
              [](auto* c, Tensors t) { return hllm_rope(c, t[0], t[1], t[2], 0); }},
@@ -190,7 +209,7 @@ class Refusal : public OpTest {
     static bool may_be_bf16(const Operation& op, size_t which) {
         static const std::string list =
             " convert.out convert.in matmul.c linear_forward.y linear_backward_input.dx rmsnorm_forward.y"
-            " rmsnorm_backward.dy rope.x ";
+            " rmsnorm_backward.dy layernorm_forward.y layernorm_backward.dy bias_forward.y bias_backward.dy rope.x ";
         return list.find(std::string(" ") + op.name + "." + op.arguments[which].name + " ") != std::string::npos;
     }
     // All bytes of all outputs.
@@ -341,7 +360,7 @@ TEST_F(Refusal, WrongShapes) {
             // Extents that the other tensors do not determine: rows of a table, length of a list, number of heads.
             auto free = [&](int32_t k) {
                 static const std::string list =
-                    " fill.out.0 fill.out.1 clamp.in.0 norm.in.0 embedding_forward.table.0"
+                    " fill.out.0 fill.out.1 clamp.in.0 norm.in.0 bias_forward.y.0 bias_backward.dy.0 embedding_forward.table.0"
                     " embedding_backward.dtable.0 gather_rows.in.0 scatter_add_rows.out.0"
                     " segment_mean_forward.in.0 segment_mean_forward.rows.0"
                     " segment_mean_backward.din.0 segment_mean_backward.rows.0 rope.x.1 rope.table.0"

@@ -55,17 +55,17 @@ planted_bug(warp_barrier sort.cuh row_sums.cu
 planted_bug(wait_for_a_copy attention.cuh attention_forward.cu
   "cp_async_wait<1>();" "cp_async_wait<2>();"
   Attention.Bf16OnTensorCores "before its cp_async_wait")
-planted_bug(divergent_barrier rmsnorm.cu rmsnorm.cu
+planted_bug(divergent_barrier pack.cuh rmsnorm.cu
   "sums.store(thread(), sum);\n        block_barrier();\n        if (warp() > 0 || column >= D) return;"
   "sums.store(thread(), sum);\n        if (column >= D) return;\n        block_barrier();\n        if (warp() > 0) return;"
   RmsNorm.ForwardAndBackward "SumPartials.*divergent: ")
-planted_bug(off_by_one_tile rmsnorm.cu rmsnorm.cu
+planted_bug(off_by_one_tile pack.cuh rmsnorm.cu
   "{static_cast<int>((D + 31) / 32)}" "{static_cast<int>((D + 30) / 32)}"
   RmsNorm.ForwardAndBackward "FAILED  . RmsNorm.ForwardAndBackward")
 planted_bug(off_by_one_pack rmsnorm.cu rmsnorm.cu
   "const auto w = load<N>(weight + i);" "const auto w = load<N>(weight + i + N);"
   RmsNorm.ForwardAndBackward "invalid access: .* of an allocation of")
-planted_bug(shared_too_small rmsnorm.cu rmsnorm.cu
+planted_bug(shared_too_small pack.cuh rmsnorm.cu
   "threads, threads * 4," "threads, threads * 4 - 4,"
   RmsNorm.ForwardAndBackward "SumPartials.*bytes of shared memory")
 planted_bug(wrong_lane attention.cuh attention_forward.cu

@@ -32,10 +32,10 @@ public class Hllm extends Hllm$shared {
     public static int HLLM_ABI_MAJOR() {
         return HLLM_ABI_MAJOR;
     }
-    private static final int HLLM_ABI_MINOR = (int)2L;
+    private static final int HLLM_ABI_MINOR = (int)3L;
     /**
      * {@snippet lang=c :
-     * #define HLLM_ABI_MINOR 2
+     * #define HLLM_ABI_MINOR 3
      * }
      */
     public static int HLLM_ABI_MINOR() {
@@ -3084,6 +3084,388 @@ public class Hllm extends Hllm$shared {
                 traceDowncall("hllm_rmsnorm_backward", context, dx, dweight, dy, saved_rstd, x, weight, accumulate);
             }
             return (int)mh$.invokeExact(context, dx, dweight, dy, saved_rstd, x, weight, accumulate);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class hllm_layernorm_forward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_FLOAT
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_layernorm_forward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_layernorm_forward(hllm_context *context, const hllm_tensor *y, const hllm_tensor *saved, const hllm_tensor *x, const hllm_tensor *weight, const hllm_tensor *bias, float eps)
+     * }
+     */
+    public static FunctionDescriptor hllm_layernorm_forward$descriptor() {
+        return hllm_layernorm_forward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_layernorm_forward(hllm_context *context, const hllm_tensor *y, const hllm_tensor *saved, const hllm_tensor *x, const hllm_tensor *weight, const hllm_tensor *bias, float eps)
+     * }
+     */
+    public static MethodHandle hllm_layernorm_forward$handle() {
+        return hllm_layernorm_forward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_layernorm_forward(hllm_context *context, const hllm_tensor *y, const hllm_tensor *saved, const hllm_tensor *x, const hllm_tensor *weight, const hllm_tensor *bias, float eps)
+     * }
+     */
+    public static MemorySegment hllm_layernorm_forward$address() {
+        return hllm_layernorm_forward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_layernorm_forward(hllm_context *context, const hllm_tensor *y, const hllm_tensor *saved, const hllm_tensor *x, const hllm_tensor *weight, const hllm_tensor *bias, float eps)
+     * }
+     */
+    public static int hllm_layernorm_forward(MemorySegment context, MemorySegment y, MemorySegment saved, MemorySegment x, MemorySegment weight, MemorySegment bias, float eps) {
+        var mh$ = hllm_layernorm_forward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_layernorm_forward", context, y, saved, x, weight, bias, eps);
+            }
+            return (int)mh$.invokeExact(context, y, saved, x, weight, bias, eps);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class hllm_layernorm_backward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_INT
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_layernorm_backward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_layernorm_backward(hllm_context *context, const hllm_tensor *dx, const hllm_tensor *dweight, const hllm_tensor *dy, const hllm_tensor *saved, const hllm_tensor *x, const hllm_tensor *weight, int32_t accumulate)
+     * }
+     */
+    public static FunctionDescriptor hllm_layernorm_backward$descriptor() {
+        return hllm_layernorm_backward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_layernorm_backward(hllm_context *context, const hllm_tensor *dx, const hllm_tensor *dweight, const hllm_tensor *dy, const hllm_tensor *saved, const hllm_tensor *x, const hllm_tensor *weight, int32_t accumulate)
+     * }
+     */
+    public static MethodHandle hllm_layernorm_backward$handle() {
+        return hllm_layernorm_backward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_layernorm_backward(hllm_context *context, const hllm_tensor *dx, const hllm_tensor *dweight, const hllm_tensor *dy, const hllm_tensor *saved, const hllm_tensor *x, const hllm_tensor *weight, int32_t accumulate)
+     * }
+     */
+    public static MemorySegment hllm_layernorm_backward$address() {
+        return hllm_layernorm_backward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_layernorm_backward(hllm_context *context, const hllm_tensor *dx, const hllm_tensor *dweight, const hllm_tensor *dy, const hllm_tensor *saved, const hllm_tensor *x, const hllm_tensor *weight, int32_t accumulate)
+     * }
+     */
+    public static int hllm_layernorm_backward(MemorySegment context, MemorySegment dx, MemorySegment dweight, MemorySegment dy, MemorySegment saved, MemorySegment x, MemorySegment weight, int accumulate) {
+        var mh$ = hllm_layernorm_backward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_layernorm_backward", context, dx, dweight, dy, saved, x, weight, accumulate);
+            }
+            return (int)mh$.invokeExact(context, dx, dweight, dy, saved, x, weight, accumulate);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class hllm_bias_forward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_bias_forward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_bias_forward(hllm_context *context, const hllm_tensor *y, const hllm_tensor *bias)
+     * }
+     */
+    public static FunctionDescriptor hllm_bias_forward$descriptor() {
+        return hllm_bias_forward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_bias_forward(hllm_context *context, const hllm_tensor *y, const hllm_tensor *bias)
+     * }
+     */
+    public static MethodHandle hllm_bias_forward$handle() {
+        return hllm_bias_forward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_bias_forward(hllm_context *context, const hllm_tensor *y, const hllm_tensor *bias)
+     * }
+     */
+    public static MemorySegment hllm_bias_forward$address() {
+        return hllm_bias_forward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_bias_forward(hllm_context *context, const hllm_tensor *y, const hllm_tensor *bias)
+     * }
+     */
+    public static int hllm_bias_forward(MemorySegment context, MemorySegment y, MemorySegment bias) {
+        var mh$ = hllm_bias_forward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_bias_forward", context, y, bias);
+            }
+            return (int)mh$.invokeExact(context, y, bias);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class hllm_bias_backward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_bias_backward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_bias_backward(hllm_context *context, const hllm_tensor *dbias, const hllm_tensor *dy)
+     * }
+     */
+    public static FunctionDescriptor hllm_bias_backward$descriptor() {
+        return hllm_bias_backward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_bias_backward(hllm_context *context, const hllm_tensor *dbias, const hllm_tensor *dy)
+     * }
+     */
+    public static MethodHandle hllm_bias_backward$handle() {
+        return hllm_bias_backward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_bias_backward(hllm_context *context, const hllm_tensor *dbias, const hllm_tensor *dy)
+     * }
+     */
+    public static MemorySegment hllm_bias_backward$address() {
+        return hllm_bias_backward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_bias_backward(hllm_context *context, const hllm_tensor *dbias, const hllm_tensor *dy)
+     * }
+     */
+    public static int hllm_bias_backward(MemorySegment context, MemorySegment dbias, MemorySegment dy) {
+        var mh$ = hllm_bias_backward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_bias_backward", context, dbias, dy);
+            }
+            return (int)mh$.invokeExact(context, dbias, dy);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class hllm_gelu_forward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_gelu_forward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_gelu_forward(hllm_context *context, const hllm_tensor *y, const hllm_tensor *x)
+     * }
+     */
+    public static FunctionDescriptor hllm_gelu_forward$descriptor() {
+        return hllm_gelu_forward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_gelu_forward(hllm_context *context, const hllm_tensor *y, const hllm_tensor *x)
+     * }
+     */
+    public static MethodHandle hllm_gelu_forward$handle() {
+        return hllm_gelu_forward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_gelu_forward(hllm_context *context, const hllm_tensor *y, const hllm_tensor *x)
+     * }
+     */
+    public static MemorySegment hllm_gelu_forward$address() {
+        return hllm_gelu_forward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_gelu_forward(hllm_context *context, const hllm_tensor *y, const hllm_tensor *x)
+     * }
+     */
+    public static int hllm_gelu_forward(MemorySegment context, MemorySegment y, MemorySegment x) {
+        var mh$ = hllm_gelu_forward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_gelu_forward", context, y, x);
+            }
+            return (int)mh$.invokeExact(context, y, x);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class hllm_gelu_backward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_gelu_backward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_gelu_backward(hllm_context *context, const hllm_tensor *dx, const hllm_tensor *dy, const hllm_tensor *x)
+     * }
+     */
+    public static FunctionDescriptor hllm_gelu_backward$descriptor() {
+        return hllm_gelu_backward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_gelu_backward(hllm_context *context, const hllm_tensor *dx, const hllm_tensor *dy, const hllm_tensor *x)
+     * }
+     */
+    public static MethodHandle hllm_gelu_backward$handle() {
+        return hllm_gelu_backward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_gelu_backward(hllm_context *context, const hllm_tensor *dx, const hllm_tensor *dy, const hllm_tensor *x)
+     * }
+     */
+    public static MemorySegment hllm_gelu_backward$address() {
+        return hllm_gelu_backward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_gelu_backward(hllm_context *context, const hllm_tensor *dx, const hllm_tensor *dy, const hllm_tensor *x)
+     * }
+     */
+    public static int hllm_gelu_backward(MemorySegment context, MemorySegment dx, MemorySegment dy, MemorySegment x) {
+        var mh$ = hllm_gelu_backward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_gelu_backward", context, dx, dy, x);
+            }
+            return (int)mh$.invokeExact(context, dx, dy, x);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {

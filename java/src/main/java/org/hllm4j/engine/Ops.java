@@ -240,6 +240,79 @@ public final class Ops {
     }
 
     /**
+     * y = (x - mean) * rstd * weight + bias, rstd = 1 / sqrt(variance + eps).
+     *
+     * @param y [T, D]
+     * @param saved [T, 2] mean and rstd of each row for the backward, or null without one
+     * @param x [T, D]
+     * @param weight [D]
+     * @param bias [D]
+     */
+    public void layernormForward(Tensor y, Tensor saved, Tensor x, Tensor weight, Tensor bias, float eps) {
+        done(
+                started(),
+                Hllm.hllm_layernorm_forward(
+                        context(),
+                        descriptor(y),
+                        descriptor(saved),
+                        descriptor(x),
+                        descriptor(weight),
+                        descriptor(bias),
+                        eps),
+                "hllm_layernorm_forward",
+                y);
+    }
+
+    /**
+     * dx [T, D] (added to with accumulate); dweight [D] +=, may be null. The bias's gradient is {@link #biasBackward} of
+     * dy.
+     */
+    public void layernormBackward(
+            Tensor dx, Tensor dweight, Tensor dy, Tensor saved, Tensor x, Tensor weight, boolean accumulate) {
+        done(
+                started(),
+                Hllm.hllm_layernorm_backward(
+                        context(),
+                        descriptor(dx),
+                        descriptor(dweight),
+                        descriptor(dy),
+                        descriptor(saved),
+                        descriptor(x),
+                        descriptor(weight),
+                        flag(accumulate)),
+                "hllm_layernorm_backward",
+                dx);
+    }
+
+    /** y[t] += bias, in place: what a product lacks that has one. y [T, N], bias [N]. */
+    public void biasForward(Tensor y, Tensor bias) {
+        done(started(), Hllm.hllm_bias_forward(context(), descriptor(y), descriptor(bias)), "hllm_bias_forward", y);
+    }
+
+    /** dbias [N] += sum of dy[t]; dy [T, N]. */
+    public void biasBackward(Tensor dbias, Tensor dy) {
+        done(
+                started(),
+                Hllm.hllm_bias_backward(context(), descriptor(dbias), descriptor(dy)),
+                "hllm_bias_backward",
+                dy);
+    }
+
+    /** y = x * (1 + erf(x / sqrt(2))) / 2; x, y [T, F]. */
+    public void geluForward(Tensor y, Tensor x) {
+        done(started(), Hllm.hllm_gelu_forward(context(), descriptor(y), descriptor(x)), "hllm_gelu_forward", y);
+    }
+
+    /** dx [T, F] from dy [T, F] and the forward's x. */
+    public void geluBackward(Tensor dx, Tensor dy, Tensor x) {
+        done(
+                started(),
+                Hllm.hllm_gelu_backward(context(), descriptor(dx), descriptor(dy), descriptor(x)),
+                "hllm_gelu_backward",
+                dx);
+    }
+
+    /**
      * Rotary position embedding, in place, halves convention (i, i + Dh / 2).
      *
      * @param x [T, heads, Dh]; strided rows allowed

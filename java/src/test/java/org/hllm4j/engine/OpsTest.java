@@ -278,6 +278,72 @@ class OpsTest extends EngineTest {
     }
 
     @Test
+    void layernorm() {
+        Tensor x = tensor(3, 4);
+        Tensor weight = tensor(4);
+        Tensor bias = tensor(4);
+        Tensor saved = tensor(3, 2);
+        Tensor y = tensor(3, 4);
+        Tensor dy = tensor(3, 4);
+        ops.layernormForward(y, saved, x, weight, bias, 1e-5f);
+        float[] v = x.toFloats();
+        double[] expected = new double[12];
+        for (int i = 0; i < 12; i++) {
+            double mean = 0;
+            double squares = 0;
+            for (int j = 0; j < 4; j++) {
+                mean += v[i / 4 * 4 + j] / 4;
+                squares += v[i / 4 * 4 + j] * v[i / 4 * 4 + j];
+            }
+            double rstd = 1 / Math.sqrt(squares / 4 - mean * mean + 1e-5);
+            expected[i] = (v[i] - mean) * rstd * weight.toFloats()[i % 4] + bias.toFloats()[i % 4];
+            assertEquals(mean, saved.toFloats()[i / 4 * 2], 1e-5);
+        }
+        assertClose(expected, y);
+        Tensor dx = tensor(3, 4);
+        Tensor dweight = zeros(4);
+        Tensor dbias = zeros(4);
+        ops.layernormBackward(dx, dweight, dy, saved, x, weight, false);
+        ops.biasBackward(dbias, dy);
+        Supplier<Double> loss = () -> {
+            ops.layernormForward(y, null, x, weight, bias, 1e-5f);
+            return dot(y, dy);
+        };
+        assertGradient("dx", loss, x, dx);
+        assertGradient("dweight", loss, weight, dweight);
+        assertGradient("dbias", loss, bias, dbias);
+        double first = 2.0 * dx.toFloats()[0];
+        ops.layernormBackward(dx, null, dy, saved, x, weight, true);
+        assertEquals(first, dx.toFloats()[0], 1e-5);
+    }
+
+    @Test
+    void biasAndGelu() {
+        Tensor x = tensor(3, 4);
+        Tensor bias = tensor(4);
+        Tensor sum = zeros(3, 4);
+        Tensor y = tensor(3, 4);
+        Tensor dy = tensor(3, 4);
+        Supplier<Double> loss = () -> {
+            ops.convert(sum, x);
+            ops.biasForward(sum, bias);
+            ops.geluForward(y, sum);
+            return dot(y, dy);
+        };
+        loss.get();
+        assertEquals(x.toFloats()[5] + bias.toFloats()[1], sum.toFloats()[5], 1e-6);
+        Tensor dx = tensor(3, 4);
+        Tensor dbias = zeros(4);
+        ops.geluBackward(dx, dy, sum);
+        ops.biasBackward(dbias, dx);
+        assertGradient("dx", loss, x, dx);
+        assertGradient("dbias", loss, bias, dbias);
+        Tensor two = zeros(1, 2);
+        ops.geluForward(two, tensor(new float[] {1, -1}, 1, 2));
+        assertClose(new double[] {0.841344746, -0.158655254}, two);
+    }
+
+    @Test
     void ropeTurnsAndTurnsBack() {
         double angle = 0.5;
         float cos = (float) Math.cos(angle);
