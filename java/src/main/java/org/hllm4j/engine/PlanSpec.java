@@ -54,6 +54,53 @@ public record PlanSpec(
         return new PlanSpec(true, rows, rows, begin, lengths, spanOffsets, begin, lengths);
     }
 
+    /**
+     * The same where a query sees at most the last {@code window} of those keys, itself included; 0: all of them. Each
+     * query row then is a segment of its own, as each sees other spans.
+     */
+    public PlanSpec within(int window) {
+        if (window == 0) {
+            return this;
+        }
+        IntStream.Builder rows = IntStream.builder();
+        IntStream.Builder offsets = IntStream.builder();
+        IntStream.Builder begins = IntStream.builder();
+        IntStream.Builder lengths = IntStream.builder();
+        int spans = 0;
+        offsets.add(0);
+        for (int s = 0; s < segmentBegin.length; s++) {
+            int keys = IntStream.range(spanOffsets[s], spanOffsets[s + 1])
+                    .map(i -> spanLength[i])
+                    .sum();
+            for (int i = 0; i < segmentLength[s]; i++) {
+                int end = keys - segmentLength[s] + 1 + i;
+                int place = 0; // of the span's first key among those of the segment
+                for (int span = spanOffsets[s]; span < spanOffsets[s + 1]; span++) {
+                    int from = Math.max(place, end - window);
+                    int to = Math.min(place + spanLength[span], end);
+                    if (from < to) {
+                        begins.add(spanBegin[span] + from - place);
+                        lengths.add(to - from);
+                        spans++;
+                    }
+                    place += spanLength[span];
+                }
+                rows.add(segmentBegin[s] + i);
+                offsets.add(spans);
+            }
+        }
+        int[] begin = rows.build().toArray();
+        return new PlanSpec(
+                causal,
+                queryRows,
+                keyRows,
+                begin,
+                IntStream.range(0, begin.length).map(i -> 1).toArray(),
+                offsets.build().toArray(),
+                begins.build().toArray(),
+                lengths.build().toArray());
+    }
+
     /** Pairs of a query row and a key row that it sees. */
     long pairs() {
         long pairs = 0;

@@ -49,8 +49,11 @@ public record Branches(int[] lengths, int[][] seen) {
         return Arrays.stream(lengths).max().orElse(0);
     }
 
-    /** @param all false: the states of the branches alone are wanted */
-    Packing packing(Context context, boolean all) {
+    /**
+     * @param all false: the states of the branches alone are wanted
+     * @param window of {@link org.hllm4j.engine.PlanSpec#within}
+     */
+    Packing packing(Context context, boolean all, int window) {
         int events = events();
         int rows = events + count();
         Segments whole = new Segments(); // the histories, each on its own span; then the branches
@@ -83,7 +86,7 @@ public record Branches(int[] lengths, int[][] seen) {
                 : new Packing.Tail(
                         context.of(IntStream.range(events, rows).toArray()),
                         context.of(Arrays.copyOfRange(places, events, rows)),
-                        last.plan(context, rows));
-        return new Packing(context.of(places), whole.plan(context, rows), tail);
+                        last.plan(context, rows, window));
+        return new Packing(context.of(places), whole.plan(context, rows, window), tail);
     }
 }

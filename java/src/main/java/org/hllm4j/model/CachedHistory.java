@@ -32,6 +32,11 @@ public record CachedHistory(int[] rows, int fresh, int[] branches) {
      * @param all of all layers but the last one, which has {@code last}: a query for each output alone
      */
     record Step(int[] positions, int[] stored, int[] outputs, PlanSpec all, PlanSpec last) {
+        /** The same where a query sees the last {@code window} positions; 0: all of them. */
+        Step within(int window) {
+            return new Step(positions, stored, outputs, all.within(window), last.within(window));
+        }
+
         int[] outputPositions() {
             return IntStream.of(outputs).map(row -> positions[row]).toArray();
         }

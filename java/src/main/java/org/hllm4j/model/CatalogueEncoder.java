@@ -69,7 +69,7 @@ public final class CatalogueEncoder {
      * @return token rows that were computed: fewer than tokens, as shared prefixes are computed once
      */
     public static long encode(Hllm model, Iterator<Portion> portions, int maxRows, LongConsumer progress, Sink sink) {
-        Chunks chunks = new Chunks(portions, model.config().pooling() == Pooling.TOKEN, maxRows);
+        Chunks chunks = new Chunks(portions, model.config(), maxRows);
         long rows = 0;
         long done = 0;
         try (Workspace workspace = model.context().workspace();
@@ -102,13 +102,15 @@ public final class CatalogueEncoder {
     private static final class Chunks {
         private final Iterator<Portion> portions;
         private final boolean itemToken;
+        private final boolean share;
         private final int maxRows;
         private final Deque<int[]> cut = new ArrayDeque<>(); // places in the portion, a chunk each
         private Portion portion;
 
-        Chunks(Iterator<Portion> portions, boolean itemToken, int maxRows) {
+        Chunks(Iterator<Portion> portions, HllmConfig config, int maxRows) {
             this.portions = portions;
-            this.itemToken = itemToken;
+            itemToken = config.pooling() == Pooling.TOKEN;
+            share = config.sharesPrefixes();
             this.maxRows = maxRows;
         }
 
@@ -119,7 +121,7 @@ public final class CatalogueEncoder {
                     return null;
                 }
                 portion = portions.next();
-                cut.addAll(TokenTrie.chunks(portion.tokens, itemToken, true, maxRows));
+                cut.addAll(TokenTrie.chunks(portion.tokens, itemToken, share, maxRows));
             }
             int[] places = cut.remove();
             int[] items = new int[places.length];
@@ -128,7 +130,7 @@ public final class CatalogueEncoder {
                 items[i] = portion.items[places[i]];
                 tokens[i] = portion.tokens[places[i]];
             }
-            return new Chunk(items, tokens, TokenTrie.pack(tokens, itemToken, true));
+            return new Chunk(items, tokens, TokenTrie.pack(tokens, itemToken, share));
         }
     }
 

@@ -11,6 +11,7 @@ import org.hllm4j.engine.DType;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.nn.Parameter;
 import org.hllm4j.nn.Parameters;
+import org.hllm4j.weights.ModelConfig;
 import org.hllm4j.weights.TensorInfo;
 import org.hllm4j.weights.TensorSource;
 
@@ -27,6 +28,9 @@ public final class Hllm implements AutoCloseable {
     /** Input vector of [ITEM], learned. */
     public static final String ITEM_TOKEN = "item_emb_tokens";
 
+    /** From the Item LLM's width to the User LLM's, [D, width of the Item LLM]; absent where they agree. */
+    public static final String PROJECTION = "item_projection.weight";
+
     /** A half of the hierarchy, for what is done to one of them. */
     public enum Side {
         ITEM,
@@ -39,6 +43,11 @@ public final class Hllm implements AutoCloseable {
         /** Whether it has the parameter of this name. */
         boolean has(String name) {
             return name.startsWith(this == ITEM ? "item_" : UserLlm.PREFIX);
+        }
+
+        /** Shape of its LLM; an item side without one has random weights as the user side's are. */
+        ModelConfig llm(HllmConfig config) {
+            return this == ITEM && config.ids() == null ? config.item() : config.user();
         }
     }
 
@@ -75,11 +84,11 @@ public final class Hllm implements AutoCloseable {
         parameters.get(LOGIT_SCALE).value().write(new float[] {(float) Math.log(1 / 0.07)});
     }
 
-    /** All parameters; the logit scale is trained with either side. */
+    /** All parameters; the logit scale and the projection are trained with either side. */
     public static Parameters.Layout layout(HllmConfig config, Trained trained) {
         Parameters.Layout layout = new Parameters.Layout();
         if (config.ids() == null) {
-            ItemLlm.declare(layout, config.item(), config.pooling(), trained.item());
+            ItemLlm.declare(layout, config, trained.item(), trained.item() || trained.user());
         } else {
             ItemTable.declare(layout, config.ids(), config.width(), trained.item());
         }
@@ -93,10 +102,11 @@ public final class Hllm implements AutoCloseable {
 
     /** Copies a pretrained model's tensors, under names without prefix ("layers.0..."), into one side. */
     public void load(Side side, TensorSource source) {
+        String prefix = side.prefix() + side.llm(config).family().stem();
         for (Parameter parameter : of(side)) {
             String name = parameter.name();
-            if (name.startsWith(side.prefix())) {
-                copy(parameter, source, name.substring(side.prefix().length()));
+            if (name.startsWith(prefix)) {
+                copy(parameter, source, name.substring(prefix.length()));
             }
         }
         refresh();
@@ -114,16 +124,14 @@ public final class Hllm implements AutoCloseable {
         refresh();
     }
 
-    /** The start weights of a model that was never trained: N(0, initializer_range), norms 1. */
+    /** The start weights of a model that was never trained: N(0, initializer_range), norms 1, biases 0. */
     public void randomise(Side side, long seed) {
-        double std = (side == Side.ITEM && config.ids() == null ? config.item() : config.user()).initializerRange();
+        double std = side.llm(config).initializerRange();
         long stream = side == Side.ITEM ? 1L << 32 : 2L << 32;
         for (Parameter parameter : of(side)) {
-            if (!parameter.name().equals(ITEM_TOKEN)) {
-                if (parameter.value().rank() == 1) { // a norm's weight
-                    float[] ones = new float[(int) parameter.value().size(0)];
-                    Arrays.fill(ones, 1);
-                    parameter.value().write(ones);
+            if (!parameter.name().equals(ITEM_TOKEN) && !parameter.name().equals(PROJECTION)) {
+                if (parameter.value().rank() == 1) { // of a norm, or a bias
+                    context.ops().fill(parameter.value(), parameter.name().endsWith(".bias") ? 0 : 1);
                 } else {
                     fill(parameter, seed, stream, (float) std);
                 }
@@ -133,10 +141,14 @@ public final class Hllm implements AutoCloseable {
         refresh();
     }
 
-    /** A fresh [ITEM] token, N(0, 0.02). */
+    /** What no pretrained model brings: [ITEM], N(0, 0.02), and the projection, which keeps the size of a vector. */
     public void randomiseItemToken(long seed) {
         if (config.pooling() == Pooling.TOKEN) {
             fill(parameters.get(ITEM_TOKEN), seed, 0, TOKEN_STD);
+        }
+        if (config.projected()) {
+            fill(parameters.get(PROJECTION), seed, 1, (float) (1 / Math.sqrt(config.item().hiddenSize())));
+            refresh();
         }
     }
 
@@ -164,16 +176,16 @@ public final class Hllm implements AutoCloseable {
 
     /** Sets the [ITEM] token [D]. */
     public void itemToken(float[] values) {
-        if (config.pooling() != Pooling.TOKEN || values.length != config.width()) {
+        if (config.pooling() != Pooling.TOKEN || values.length != config.item().hiddenSize()) {
             throw new HllmException("the [ITEM] token of this model has "
                     + (config.pooling() == Pooling.TOKEN
-                            ? config.width() + " numbers, not " + values.length
+                            ? config.item().hiddenSize() + " numbers, not " + values.length
                             : "no numbers: it pools by the mean"));
         }
         parameters.get(ITEM_TOKEN).value().write(values);
     }
 
-    /** The parameters of one side; the [ITEM] token belongs to the item's. */
+    /** The parameters of one side; the [ITEM] token and the projection belong to the item's. */
     public List<Parameter> of(Side side) {
         List<Parameter> chosen = new ArrayList<>();
         for (Parameter parameter : parameters.all()) {

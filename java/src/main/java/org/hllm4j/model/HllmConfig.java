@@ -7,7 +7,7 @@ import org.hllm4j.weights.ModelConfig;
  * The shape of an HLLM.
  *
  * @param item the Item LLM; null: items are known by their ids
- * @param user the User LLM; its width is the item's
+ * @param user the User LLM, a decoder; where its width is not the item's, a projection is learned
  * @param maxTextLength tokens of an item's text, [ITEM] not counted
  * @param maxHistory events of a user that the User LLM sees
  * @param fusion of a ranker; null: the model has no ranking head
@@ -41,9 +41,9 @@ public record HllmConfig(
         if ((item == null) == (ids == null)) {
             throw new IllegalArgumentException("items are known either by their texts or by their ids");
         }
-        if (ids == null && item.hiddenSize() != user.hiddenSize()) {
-            throw new HllmException("the Item LLM is " + item.hiddenSize() + " wide and the User LLM "
-                    + user.hiddenSize() + "; both must have the same width: item vectors are the User LLM's inputs");
+        if (user.family().encoder()) {
+            throw new HllmException("a " + user.family().modelType() + " sees events before and after one alike, so as a "
+                    + "User LLM it would be told what it has to predict; it can be the Item LLM only");
         }
         if (maxTextLength < 1 || maxHistory < 1) {
             throw new HllmException(
@@ -56,8 +56,18 @@ public record HllmConfig(
         return new HllmConfig(item, user, pooling, maxTextLength, maxHistory, ranker, ids);
     }
 
-    /** D, the width of item and user vectors. */
+    /** D, the width of item and user vectors: the User LLM's. */
     public int width() {
         return user.hiddenSize();
+    }
+
+    /** Whether the Item LLM's states are brought to that width by a learned projection. */
+    public boolean projected() {
+        return ids == null && item.hiddenSize() != user.hiddenSize();
+    }
+
+    /** Whether items with the same beginning may share what is computed of it. */
+    public boolean sharesPrefixes() {
+        return ids != null || item.family().sharesPrefixes();
     }
 }

@@ -7,6 +7,7 @@ import org.hllm4j.engine.Ops;
 import org.hllm4j.engine.PlanSpec;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.engine.Workspace;
+import org.hllm4j.nn.Linear;
 import org.hllm4j.nn.Packing;
 import org.hllm4j.nn.Parameter;
 import org.hllm4j.nn.Parameters;
@@ -15,32 +16,46 @@ import org.hllm4j.weights.ModelConfig;
 
 /** Item text to item vector (HLLM section 3.1): the last hidden state at [ITEM], or the mean over the text's tokens. */
 public final class ItemLlm implements ItemEncoder {
-    static final String PREFIX = "item_llm.model.";
+    static final String PREFIX = "item_llm.";
 
     private final Context context;
     private final Ops ops;
-    private final int width;
+    private final ModelConfig config;
+    private final int maxTextLength;
     private final Pooling pooling;
     private final Parameter words;
     private final Parameter itemToken; // null with mean pooling
     private final Transformer transformer;
+    private final Linear projection; // null where both LLMs have one width
 
-    static void declare(Parameters.Layout layout, ModelConfig config, Pooling pooling, boolean trainable) {
-        layout.table(PREFIX + "embed_tokens.weight", config.vocabSize(), config.hiddenSize(), trainable);
-        Transformer.declare(layout, PREFIX, config, trainable);
-        if (pooling == Pooling.TOKEN) {
+    /** @param projection whether what brings its states to the User LLM's width is trained, where there is something */
+    static void declare(Parameters.Layout layout, HllmConfig hllm, boolean trainable, boolean projection) {
+        ModelConfig config = hllm.item();
+        layout.table(PREFIX + words(config), config.vocabSize(), config.hiddenSize(), trainable);
+        Transformer.declare(layout, PREFIX + config.family().stem(), config, trainable);
+        if (hllm.pooling() == Pooling.TOKEN) {
             layout.vector(Hllm.ITEM_TOKEN, config.hiddenSize(), trainable);
+        }
+        if (hllm.projected()) {
+            layout.matrix(Hllm.PROJECTION, hllm.width(), config.hiddenSize(), projection);
         }
     }
 
-    ItemLlm(Context context, Parameters parameters, HllmConfig config) {
+    private static String words(ModelConfig config) {
+        return config.family().stem() + config.family().words();
+    }
+
+    ItemLlm(Context context, Parameters parameters, HllmConfig hllm) {
         this.context = context;
+        config = hllm.item();
         ops = context.ops();
-        width = config.width();
-        pooling = config.pooling();
-        words = parameters.get(PREFIX + "embed_tokens.weight");
+        maxTextLength = hllm.maxTextLength();
+        pooling = hllm.pooling();
+        words = parameters.get(PREFIX + words(config));
         itemToken = pooling == Pooling.TOKEN ? parameters.get(Hllm.ITEM_TOKEN) : null;
-        transformer = new Transformer(context, parameters, PREFIX, config.item(), config.maxTextLength() + 1);
+        transformer =
+                new Transformer(context, parameters, PREFIX + config.family().stem(), config, maxTextLength + 1);
+        projection = hllm.projected() ? new Linear(context, parameters.get(Hllm.PROJECTION)) : null;
     }
 
     private final class Pass implements ItemEncoder.Pass {
@@ -49,6 +64,7 @@ public final class ItemLlm implements ItemEncoder {
         private final Tensor pathOffsets;
         private final Tensor pathRows;
         private Transformer.Pass states;
+        private Tensor pooled; // [leaves, width of the Item LLM], as activations
         private Tensor output;
 
         private Pass(Tensor ids, Packing packing, Tensor pathOffsets, Tensor pathRows) {
@@ -65,10 +81,18 @@ public final class ItemLlm implements ItemEncoder {
 
         @Override
         public void backward(Workspace workspace, Tensor doutput) {
-            Tensor dstates = doutput;
+            Tensor dpooled = doutput;
+            if (projection != null) {
+                dpooled = workspace.floats(doutput.size(0), config.hiddenSize());
+                projection.backward(dpooled, workspace.activation(doutput), pooled, false);
+            }
+            if (!words.trainable()) {
+                return; // the projection alone learns
+            }
+            Tensor dstates = dpooled;
             if (pooling == Pooling.MEAN) {
-                dstates = workspace.floats(packing.rows(), width);
-                ops.segmentMeanBackward(dstates, doutput, pathOffsets, pathRows);
+                dstates = workspace.floats(packing.rows(), config.hiddenSize());
+                ops.segmentMeanBackward(dstates, dpooled, pathOffsets, pathRows);
             }
             Tensor dx = transformer.backward(workspace, states, dstates);
             ops.embeddingBackward(words.gradient(), itemToken == null ? null : itemToken.gradient(), dx, ids);
@@ -89,33 +113,39 @@ public final class ItemLlm implements ItemEncoder {
     public Pass forward(Workspace workspace, PackedTokens tokens, boolean save) {
         boolean mean = pooling == Pooling.MEAN;
         for (int i = 0; i < tokens.rows(); i++) {
-            if (tokens.positions()[i] >= transformer.maxPositions()) {
-                throw new HllmException("an item has more than " + (transformer.maxPositions() - 1)
-                        + " tokens, the model's max text length");
+            if (tokens.positions()[i] > maxTextLength) {
+                throw new HllmException(
+                        "an item has more than " + maxTextLength + " tokens, the model's max text length");
             }
         }
         Pass pass = new Pass(
                 context.of(tokens.ids()),
-                packing(context, tokens, !mean),
+                packing(tokens, !mean),
                 mean ? context.of(tokens.pathOffsets()) : null,
                 mean ? context.of(tokens.pathRows()) : null);
-        Tensor x = workspace.floats(tokens.rows(), width);
+        Tensor x = workspace.floats(tokens.rows(), config.hiddenSize());
         ops.embeddingForward(x, pass.ids, words.value(), mean ? null : itemToken.value());
-        pass.states = transformer.forward(workspace, x, pass.packing, save);
+        pass.states = transformer.forward(workspace, x, pass.packing, save && words.trainable());
+        Tensor pooled = pass.states.output();
         if (mean) {
-            pass.output = workspace.floats(tokens.leaves(), width);
-            ops.segmentMeanForward(pass.output, pass.states.output(), pass.pathOffsets, pass.pathRows);
-        } else {
-            pass.output = pass.states.output();
+            pooled = workspace.floats(tokens.leaves(), config.hiddenSize());
+            ops.segmentMeanForward(pooled, pass.states.output(), pass.pathOffsets, pass.pathRows);
+        }
+        pass.output = pooled;
+        if (projection != null) {
+            pass.pooled = workspace.activation(pooled);
+            pass.output = workspace.floats(tokens.leaves(), projection.rows());
+            projection.forward(pass.output, pass.pooled, false);
         }
         return pass;
     }
 
     /** Uploads a pack's plans; with {@code tail} only its leaves are wanted from the last layer. */
-    private static Packing packing(Context context, PackedTokens tokens, boolean tail) {
+    private Packing packing(PackedTokens tokens, boolean tail) {
         int rows = tokens.rows();
+        int[] positions = positions(tokens);
         PlanSpec all = new PlanSpec(
-                true,
+                !config.family().encoder(),
                 rows,
                 rows,
                 tokens.segmentBegin(),
@@ -127,12 +157,30 @@ public final class ItemLlm implements ItemEncoder {
                 ? null
                 : Packing.Tail.of(
                         context,
-                        tokens.positions(),
+                        positions,
                         tokens.leafRow(),
                         tokens.tailSpanOffsets(),
                         tokens.tailSpanBegin(),
-                        tokens.tailSpanLength());
-        return new Packing(context.of(tokens.positions()), context.plan(all), leaves);
+                        tokens.tailSpanLength(),
+                        transformer.window());
+        return new Packing(context.of(positions), context.plan(all.within(transformer.window())), leaves);
+    }
+
+    /** Where positions are learned, all texts end at the same one; else only differences count, and all begin at 0. */
+    private int[] positions(PackedTokens tokens) {
+        if (!config.family().encoder()) {
+            return tokens.positions();
+        }
+        int[] positions = tokens.positions().clone();
+        int end = pooling == Pooling.TOKEN ? maxTextLength + 1 : maxTextLength;
+        for (int text = 0; text < tokens.segments(); text++) { // side by side, as encoders share nothing
+            int begin = tokens.segmentBegin()[text];
+            int length = tokens.segmentLength()[text];
+            for (int row = begin; row < begin + length; row++) {
+                positions[row] += end - length;
+            }
+        }
+        return positions;
     }
 
     @Override
@@ -148,10 +196,16 @@ public final class ItemLlm implements ItemEncoder {
     @Override
     public void refresh() {
         transformer.refresh();
+        if (projection != null) {
+            projection.refresh();
+        }
     }
 
     @Override
     public void close() {
         transformer.close();
+        if (projection != null) {
+            projection.close();
+        }
     }
 }

@@ -57,7 +57,7 @@ public final class RankingHead implements AutoCloseable {
         ops = context.ops();
         width = config.width();
         late = config.fusion() == Fusion.LATE;
-        double eps = config.user().rmsNormEps();
+        double eps = config.user().normEps();
         userNorm = new RmsNorm(ops, parameters.get(USER_NORM), eps);
         itemNorm = late ? new RmsNorm(ops, parameters.get(ITEM_NORM), eps) : null;
         gateUp = new Linear(context, parameters.fused(GATE));

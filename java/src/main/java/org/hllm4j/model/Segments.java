@@ -51,7 +51,8 @@ final class Segments {
                 spanLength.build().toArray());
     }
 
-    Plan plan(Context context, int keyRows) {
-        return context.plan(spec(keyRows));
+    /** @param window of {@link PlanSpec#within} */
+    Plan plan(Context context, int keyRows, int window) {
+        return context.plan(spec(keyRows).within(window));
     }
 }

@@ -16,20 +16,21 @@ import org.hllm4j.weights.ModelConfig;
 
 /** A user's item vectors to predictions (HLLM section 3.2): the output at an event is the prediction of the next item. */
 public final class UserLlm implements AutoCloseable {
-    static final String PREFIX = "user_llm.model.";
+    static final String PREFIX = "user_llm.";
 
     private final Context context;
     private final Transformer transformer;
     private final int maxHistory;
 
     static void declare(Parameters.Layout layout, ModelConfig config, boolean trainable) {
-        Transformer.declare(layout, PREFIX, config, trainable);
+        Transformer.declare(layout, PREFIX + config.family().stem(), config, trainable);
     }
 
     UserLlm(Context context, Parameters parameters, HllmConfig config) {
         this.context = context;
         maxHistory = config.maxHistory();
-        transformer = new Transformer(context, parameters, PREFIX, config.user(), 2 * maxHistory + 1);
+        String prefix = PREFIX + config.user().family().stem();
+        transformer = new Transformer(context, parameters, prefix, config.user(), 2 * maxHistory + 1);
     }
 
     /** One forward pass; close it to free its device index arrays. */
@@ -62,7 +63,7 @@ public final class UserLlm implements AutoCloseable {
         int[] positions = PackedTokens.sequences(lengths).positions();
         Pass pass = new Pass(new Packing(
                 context.of(positions),
-                context.plan(PlanSpec.causalSequences(lengths)),
+                context.plan(PlanSpec.causalSequences(lengths).within(transformer.window())),
                 wanted == null ? null : tail(positions, wanted)));
         pass.states = transformer.forward(workspace, x, pass.packing, save);
         return pass;
@@ -75,7 +76,7 @@ public final class UserLlm implements AutoCloseable {
      */
     public Pass forward(Workspace workspace, Tensor x, Branches branches, boolean all, boolean save) {
         check(branches.longest());
-        Pass pass = new Pass(branches.packing(context, all));
+        Pass pass = new Pass(branches.packing(context, all, transformer.window()));
         pass.states = transformer.forward(workspace, x, pass.packing, save);
         return pass;
     }
@@ -101,7 +102,9 @@ public final class UserLlm implements AutoCloseable {
      * @param spans runs of neighbouring rows that a history and its branch may have
      */
     public AppendGraph appendGraph(KeyValueArena arena, List<CachedHistory> histories, int spans) {
-        return new AppendGraph(context, transformer, arena, of -> step(arena, of), histories, spans * histories.size());
+        int readers = transformer.window() == 0 ? 1 : rows(histories); // of the spans of one history
+        return new AppendGraph(
+                context, transformer, arena, of -> step(arena, of), histories, spans * histories.size() * readers);
     }
 
     private CachedHistory.Step step(KeyValueArena arena, List<CachedHistory> histories) {
@@ -111,7 +114,11 @@ public final class UserLlm implements AutoCloseable {
                         + " events, more than twice the model's max history of " + maxHistory);
             }
         }
-        return CachedHistory.step(histories, arena.rows());
+        return CachedHistory.step(histories, arena.rows()).within(transformer.window());
+    }
+
+    private static int rows(List<CachedHistory> histories) {
+        return histories.stream().mapToInt(h -> h.fresh() + h.branches().length).max().orElse(0);
     }
 
     private void check(int longest) {
@@ -131,7 +138,7 @@ public final class UserLlm implements AutoCloseable {
             begin[i] = wanted[i] - positions[wanted[i]];
             length[i] = positions[wanted[i]] + 1;
         }
-        return Packing.Tail.of(context, positions, wanted, offsets, begin, length);
+        return Packing.Tail.of(context, positions, wanted, offsets, begin, length, transformer.window());
     }
 
     /** The last rows of histories of these lengths. */

@@ -7,11 +7,12 @@ import org.hllm4j.engine.Ops;
 import org.hllm4j.engine.Plan;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.engine.Workspace;
+import org.hllm4j.weights.LayerNames;
 import org.hllm4j.weights.ModelConfig;
 
 /**
- * One decoder layer of the Llama family: x += attention(norm(x)), then x += mlp(norm(x)); grouped-query attention with
- * rotary positions, SwiGLU.
+ * One layer of any family. A decoder's: x += attention(norm(x)), then x += mlp(norm(x)). An encoder's has its norms
+ * behind: x = norm(x + attention(x)), then x = norm(x + mlp(x)). What attention and MLP are made of, the config says.
  *
  * <p>With a {@link Packing.Tail} the layer is finished for I of the T rows only: they alone need a query and an MLP.
  */
@@ -21,15 +22,16 @@ final class Block implements AutoCloseable {
     private final int heads;
     private final int kvHeads;
     private final int headDim;
-    private final int intermediate;
-    private final RmsNorm inputNorm;
-    private final RmsNorm mlpNorm;
+    private final boolean normsFirst;
+    private final Norm attentionNorm;
+    private final Norm mlpNorm;
     private final Linear qkv;
     private final Linear q; // rows of qkv, in the last layer only: with a tail it computes them apart
     private final Linear kv;
+    private final HeadNorm queryNorm; // null in most families
+    private final HeadNorm keyNorm;
     private final Linear out;
-    private final Linear gateUp;
-    private final Linear down;
+    private final Mlp mlp;
 
     /** What of a forward stays in the workspace. */
     enum Keep {
@@ -41,117 +43,177 @@ final class Block implements AutoCloseable {
         ALL
     }
 
-    /** What backward needs of one forward. Tensors live in the workspace. */
+    /**
+     * What backward needs of one forward. Tensors live in the workspace.
+     *
+     * @param normed input of the attention half's products
+     * @param attention what its norm has seen, and {@code attentionStats} what it has kept
+     * @param queries of the norm of queries, where there is one
+     * @param mlp of the MLP
+     * @param mlpSum what the MLP half's norm has seen, and {@code mlpStats} what it has kept
+     */
     record Saved(
-            Tensor x,
             Tensor normed,
-            Tensor rstd,
+            Tensor attention,
+            Tensor attentionStats,
+            HeadNorm.Saved queries,
+            HeadNorm.Saved keys,
             Tensor q,
             Tensor k,
             Tensor v,
             Tensor attended,
             Tensor lse,
-            Tensor middle,
-            Tensor mlpNormed,
-            Tensor mlpRstd,
-            Tensor gateUp,
-            Tensor activated) {}
-
-    /** Declares the parameters of layer {@code prefix} by their Hugging Face names. */
-    static void declare(Parameters.Layout layout, String prefix, ModelConfig config, boolean trainable) {
-        long d = config.hiddenSize();
-        long wide = (long) config.heads() * config.headDim();
-        long narrow = (long) config.kvHeads() * config.headDim();
-        String a = prefix + "self_attn.";
-        String m = prefix + "mlp.";
-        layout.vector(prefix + "input_layernorm.weight", d, trainable)
-                .matrices(
-                        new String[] {a + "q_proj.weight", a + "k_proj.weight", a + "v_proj.weight"},
-                        new long[] {wide, narrow, narrow},
-                        d,
-                        trainable)
-                .matrix(a + "o_proj.weight", d, wide, trainable)
-                .vector(prefix + "post_attention_layernorm.weight", d, trainable)
-                .matrices(
-                        new String[] {m + "gate_proj.weight", m + "up_proj.weight"},
-                        new long[] {config.intermediateSize(), config.intermediateSize()},
-                        d,
-                        trainable)
-                .matrix(m + "down_proj.weight", d, config.intermediateSize(), trainable);
-    }
+            Mlp.Saved mlp,
+            Tensor mlpSum,
+            Tensor mlpStats) {}
 
     Block(Context context, Parameters parameters, String prefix, ModelConfig config, int layer) {
         this.layer = layer;
         boolean last = layer == config.layers() - 1;
+        LayerNames names = config.family().layerNames();
         ops = context.ops();
         heads = config.heads();
         kvHeads = config.kvHeads();
         headDim = config.headDim();
-        intermediate = config.intermediateSize();
-        inputNorm = new RmsNorm(ops, parameters.get(prefix + "input_layernorm.weight"), config.rmsNormEps());
-        mlpNorm = new RmsNorm(ops, parameters.get(prefix + "post_attention_layernorm.weight"), config.rmsNormEps());
-        Parameter fused = parameters.fused(prefix + "self_attn.q_proj.weight");
+        normsFirst = !config.family().encoder();
+        attentionNorm = Norm.of(ops, parameters, prefix + names.attentionNorm(), config);
+        mlpNorm = Norm.of(ops, parameters, prefix + names.mlpNorm(), config);
+        String first = prefix + names.qkv().getFirst();
+        Parameter fused = parameters.fused(first + ".weight");
+        Parameter bias = parameters.fused(first + ".bias");
         long wide = (long) heads * headDim;
-        qkv = new Linear(context, fused);
-        q = last ? new Linear(context, fused.rows(0, wide)) : null;
-        kv = last ? new Linear(context, fused.rows(wide, fused.value().size(0))) : null;
-        out = new Linear(context, parameters.get(prefix + "self_attn.o_proj.weight"));
-        gateUp = new Linear(context, parameters.fused(prefix + "mlp.gate_proj.weight"));
-        down = new Linear(context, parameters.get(prefix + "mlp.down_proj.weight"));
+        long all = fused.value().size(0);
+        qkv = new Linear(context, fused, bias);
+        q = last ? new Linear(context, fused.rows(0, wide), bias == null ? null : bias.rows(0, wide)) : null;
+        kv = last ? new Linear(context, fused.rows(wide, all), bias == null ? null : bias.rows(wide, all)) : null;
+        boolean headNorms = config.family().normalisesHeads();
+        queryNorm = headNorms ? headNorm(parameters, prefix + names.queryNorm(), config) : null;
+        keyNorm = headNorms ? headNorm(parameters, prefix + names.keyNorm(), config) : null;
+        out = Linear.of(context, parameters, prefix + names.out());
+        mlp = new Mlp(context, parameters, prefix, config);
+    }
+
+    private HeadNorm headNorm(Parameters parameters, String module, ModelConfig config) {
+        return new HeadNorm(ops, parameters.get(module + ".weight"), config.normEps());
     }
 
     /**
      * Runs the layer on the residual stream x [T, D].
      *
+     * @param ropeTable null: positions are no business of attention
      * @return the new residual stream, [T, D] or [I, D] with a tail, and what backward needs (null unless all is kept)
      */
     Result forward(Workspace workspace, Tensor x, Packing packing, Packing.Tail tail, Tensor ropeTable, Keep keep) {
         long finished = tail == null ? x.size(0) : tail.rows().size(0);
         Tensor result = keep == Keep.NOTHING && tail == null ? x : workspace.floats(finished, x.size(1));
         long mark = workspace.mark();
-        boolean all = keep == Keep.ALL;
-        Tensor middle = all ? workspace.floats(finished, x.size(1)) : result;
-        Saved saved = untilDown(workspace, middle, x, packing, tail, ropeTable, all);
-        if (all) {
-            ops.convert(result, middle);
-        }
-        down.forward(result, saved.activated, true);
-        if (!all) {
+        Saved saved = run(workspace, result, x, packing, tail, ropeTable, keep == Keep.ALL, true);
+        if (keep != Keep.ALL) {
             workspace.release(mark);
         }
-        return new Result(result, all ? saved : null);
+        return new Result(result, keep == Keep.ALL ? saved : null);
     }
 
     record Result(Tensor x, Saved saved) {}
 
     /** What {@link #forward} would have kept of the same input, for a backward that follows at once. */
     Saved again(Workspace workspace, Tensor x, Packing packing, Packing.Tail tail, Tensor ropeTable) {
-        Tensor middle = workspace.floats(tail == null ? x.size(0) : tail.rows().size(0), x.size(1));
-        return untilDown(workspace, middle, x, packing, tail, ropeTable, true);
+        Tensor result = workspace.floats(tail == null ? x.size(0) : tail.rows().size(0), x.size(1));
+        // With its norm in front, a half ends in a product that backward does not ask for.
+        return run(workspace, result, x, packing, tail, ropeTable, true, !normsFirst);
     }
 
     /**
-     * All of the layer but its last product.
-     *
-     * @param middle the stream between attention and MLP: overwritten; x itself to add in place
+     * @param result overwritten; x itself to add in place
+     * @param save whether backward will follow
+     * @param finish false: the result is not wanted
      */
-    private Saved untilDown(
+    private Saved run(
             Workspace workspace,
-            Tensor middle,
+            Tensor result,
             Tensor x,
             Packing packing,
             Packing.Tail tail,
             Tensor ropeTable,
-            boolean saveLse) {
+            boolean save,
+            boolean finish) {
         long rows = x.size(0);
         long d = x.size(1);
-        long finished = middle.size(0);
+        long finished = result.size(0);
+
+        Tensor attentionStats = attentionNorm.saved(workspace, normsFirst ? rows : finished);
+        Tensor normed;
+        if (normsFirst) {
+            normed = workspace.activations(rows, d);
+            attentionNorm.forward(normed, attentionStats, x);
+        } else {
+            normed = workspace.activation(x);
+        }
+        Attended a = attend(workspace, normed, finished, packing, tail, ropeTable, save);
+
+        // The stream between the halves.
+        Tensor middle = save && finish ? workspace.floats(finished, d) : result;
+        Tensor sum = normsFirst ? middle : workspace.floats(finished, d);
+        if (tail != null) {
+            ops.gatherRows(sum, x, tail.rows());
+        } else if (sum != x) {
+            ops.convert(sum, x);
+        }
+        out.forward(sum, a.out, true);
+
+        Tensor mlpStats = mlpNorm.saved(workspace, finished);
+        Tensor mlpInput;
+        if (normsFirst) {
+            mlpInput = workspace.activations(finished, d);
+            mlpNorm.forward(mlpInput, mlpStats, middle);
+        } else {
+            attentionNorm.forward(middle, attentionStats, sum);
+            mlpInput = workspace.activation(middle);
+        }
+        Mlp.Saved saved = mlp.start(workspace, mlpInput);
+        Tensor mlpSum = middle;
+        if (!normsFirst) {
+            mlpSum = workspace.floats(finished, d);
+            ops.convert(mlpSum, middle);
+            mlp.finish(mlpSum, saved);
+            mlpNorm.forward(result, mlpStats, mlpSum);
+        } else if (finish) {
+            if (middle != result) {
+                ops.convert(result, middle);
+            }
+            mlp.finish(result, saved);
+        }
+        return new Saved(
+                normed,
+                normsFirst ? x : sum,
+                attentionStats,
+                a.queries,
+                a.keys,
+                a.q,
+                a.k,
+                a.v,
+                a.out,
+                a.lse,
+                saved,
+                mlpSum,
+                mlpStats);
+    }
+
+    private record Attended(
+            Tensor q, HeadNorm.Saved queries, Tensor k, HeadNorm.Saved keys, Tensor v, Tensor lse, Tensor out) {}
+
+    /** Attention's output before its last product, [finished, H * Dh], from the layer's (normalised) input. */
+    private Attended attend(
+            Workspace workspace,
+            Tensor normed,
+            long finished,
+            Packing packing,
+            Packing.Tail tail,
+            Tensor ropeTable,
+            boolean saveLse) {
+        long rows = normed.size(0);
         long wide = (long) heads * headDim;
         long narrow = (long) kvHeads * headDim;
-
-        Tensor normed = workspace.activations(rows, d);
-        Tensor rstd = workspace.floats(rows);
-        inputNorm.forward(normed, rstd, x);
         Tensor query;
         Tensor keyValue;
         if (tail == null) {
@@ -168,48 +230,43 @@ final class Block implements AutoCloseable {
         query = query.reshape(finished, heads, headDim);
         Tensor key = keyValue.columns(0, narrow).reshape(rows, kvHeads, headDim);
         Tensor value = keyValue.columns(narrow, 2 * narrow).reshape(rows, kvHeads, headDim);
+        HeadNorm.Saved queries = null;
+        HeadNorm.Saved keys = null;
+        if (queryNorm != null) {
+            HeadNorm.Result normedQuery = queryNorm.forward(workspace, query);
+            HeadNorm.Result normedKey = keyNorm.forward(workspace, key);
+            query = normedQuery.y();
+            queries = normedQuery.saved();
+            key = normedKey.y();
+            keys = normedKey.saved();
+        }
         boolean together = packing.store() != null && tail == null; // queries are at the same positions
-        if (!together) {
+        if (ropeTable != null && !together) {
             ops.rope(query, tail == null ? packing.positions() : tail.positions(), ropeTable, false);
         }
-        if (packing.store() == null) {
-            ops.rope(key, packing.positions(), ropeTable, false);
-        } else {
+        if (packing.store() != null) {
             KeyValueArena arena = packing.store().arena();
-            Tensor keys = arena.keys(layer).reshape(arena.rows(), kvHeads, headDim);
+            Tensor stored = arena.keys(layer).reshape(arena.rows(), kvHeads, headDim);
             Tensor values = arena.values(layer).reshape(arena.rows(), kvHeads, headDim);
             ops.ropeScatter(
                     together ? query : null,
-                    keys,
+                    stored,
                     values,
                     key,
                     value,
                     packing.positions(),
                     ropeTable,
                     packing.store().rows());
-            key = keys;
+            key = stored;
             value = values;
+        } else if (ropeTable != null) {
+            ops.rope(key, packing.positions(), ropeTable, false);
         }
         Tensor attended = workspace.activations(finished, wide);
         Tensor lse = saveLse ? workspace.floats(heads, finished) : null;
         ops.attentionForward(
                 attended.reshape(finished, heads, headDim), lse, query, key, value, plan(packing, tail), scale());
-
-        if (tail != null) {
-            ops.gatherRows(middle, x, tail.rows());
-        } else if (middle != x) {
-            ops.convert(middle, x);
-        }
-        out.forward(middle, attended, true);
-
-        Tensor mlpNormed = workspace.activations(finished, d);
-        Tensor mlpRstd = workspace.floats(finished);
-        mlpNorm.forward(mlpNormed, mlpRstd, middle);
-        Tensor gu = workspace.activations(finished, 2L * intermediate);
-        gateUp.forward(gu, mlpNormed, false);
-        Tensor activated = workspace.activations(finished, intermediate);
-        ops.swigluForward(activated, gu);
-        return new Saved(x, normed, rstd, query, key, value, attended, lse, middle, mlpNormed, mlpRstd, gu, activated);
+        return new Attended(query, queries, key, keys, value, lse, attended);
     }
 
     /**
@@ -226,32 +283,64 @@ final class Block implements AutoCloseable {
             Packing packing,
             Packing.Tail tail,
             Tensor ropeTable) {
-        long rows = saved.x.size(0);
-        long width = saved.x.size(1);
-        long finished = d.size(0);
+        long rows = saved.normed.size(0);
+        long width = saved.normed.size(1);
         long mark = workspace.mark();
-
-        Tensor dactivated = workspace.activations(finished, intermediate);
-        down.backward(dactivated, workspace.activation(d), saved.activated, false);
-        Tensor dgateUp = workspace.activations(finished, 2L * intermediate);
-        ops.swigluBackward(dgateUp, dactivated, saved.gateUp);
-        Tensor dnormed = workspace.activations(finished, width);
-        gateUp.backward(dnormed, dgateUp, saved.mlpNormed, false);
-        mlpNorm.backward(d, dnormed, saved.mlpRstd, saved.middle, true);
+        if (normsFirst) {
+            Tensor dnormed = workspace.activations(d.shape());
+            mlp.backward(workspace, dnormed, workspace.activation(d), saved.mlp, false);
+            mlpNorm.backward(d, dnormed, saved.mlpStats, saved.mlpSum, true);
+            workspace.release(mark);
+            Gradients g = attendBackward(workspace, workspace.activation(d), saved, packing, tail, ropeTable);
+            if (tail == null) {
+                Tensor dinput = workspace.activations(rows, width);
+                qkv.backward(dinput, g.qkv, saved.normed, false);
+                attentionNorm.backward(dx, dinput, saved.attentionStats, saved.attention, true);
+            } else {
+                Tensor dinput = workspace.floats(rows, width); // float32, as rows are added
+                inputGradient(workspace, dinput, g, saved, tail);
+                attentionNorm.backward(dx, dinput, saved.attentionStats, saved.attention, false);
+                ops.scatterAddRows(dx, d, tail.rows());
+            }
+        } else {
+            Tensor dmiddle = workspace.floats(d.shape());
+            mlpNorm.backward(dmiddle, d, saved.mlpStats, saved.mlpSum, false);
+            mlp.backward(workspace, dmiddle, workspace.activation(dmiddle), saved.mlp, true);
+            attentionNorm.backward(d, dmiddle, saved.attentionStats, saved.attention, false);
+            workspace.release(mark);
+            Gradients g = attendBackward(workspace, workspace.activation(d), saved, packing, tail, ropeTable);
+            if (tail == null) {
+                qkv.backward(dx, g.qkv, saved.normed, true);
+            } else {
+                inputGradient(workspace, dx, g, saved, tail);
+                ops.scatterAddRows(dx, d, tail.rows());
+            }
+        }
         workspace.release(mark);
+    }
 
+    /** Of queries [T, H * Dh] and keys and values, in one tensor without a tail. */
+    private record Gradients(Tensor qkv, Tensor q, Tensor kv) {}
+
+    /** From the gradient of the attention half's last product, activations, to those of its first. */
+    private Gradients attendBackward(
+            Workspace workspace, Tensor dout, Saved saved, Packing packing, Packing.Tail tail, Tensor ropeTable) {
+        long rows = saved.normed.size(0);
+        long finished = dout.size(0);
         long wide = (long) heads * headDim;
         long narrow = (long) kvHeads * headDim;
         Tensor dattended = workspace.activations(finished, wide);
-        out.backward(dattended, workspace.activation(d), saved.attended, false);
+        out.backward(dattended, dout, saved.attended, false);
         Tensor dqkv = tail == null ? workspace.activations(rows, wide + 2 * narrow) : null;
         Tensor dq = tail == null ? dqkv.columns(0, wide) : workspace.activations(finished, wide);
         Tensor dkv = tail == null ? dqkv.columns(wide, wide + 2 * narrow) : workspace.activations(rows, 2 * narrow);
         Tensor dquery = dq.reshape(finished, heads, headDim);
         Tensor dkey = dkv.columns(0, narrow).reshape(rows, kvHeads, headDim);
+        Tensor dturnedQuery = queryNorm == null ? dquery : workspace.activations(dquery.shape());
+        Tensor dturnedKey = keyNorm == null ? dkey : workspace.activations(dkey.shape());
         ops.attentionBackward(
-                dquery,
-                dkey,
+                dturnedQuery,
+                dturnedKey,
                 dkv.columns(narrow, 2 * narrow).reshape(rows, kvHeads, headDim),
                 saved.attended.reshape(finished, heads, headDim),
                 saved.lse,
@@ -261,22 +350,23 @@ final class Block implements AutoCloseable {
                 saved.v,
                 plan(packing, tail),
                 scale());
-        ops.rope(dquery, tail == null ? packing.positions() : tail.positions(), ropeTable, true);
-        ops.rope(dkey, packing.positions(), ropeTable, true);
-        if (tail == null) {
-            Tensor dinput = workspace.activations(rows, width);
-            qkv.backward(dinput, dqkv, saved.normed, false);
-            inputNorm.backward(dx, dinput, saved.rstd, saved.x, true);
-        } else {
-            Tensor dinput = workspace.floats(rows, width); // float32, as rows are added
-            kv.backward(dinput, dkv, saved.normed, false);
-            Tensor dtail = workspace.floats(finished, width);
-            q.backward(dtail, dq, gathered(workspace, saved.normed, tail), false);
-            ops.scatterAddRows(dinput, dtail, tail.rows());
-            inputNorm.backward(dx, dinput, saved.rstd, saved.x, false);
-            ops.scatterAddRows(dx, d, tail.rows());
+        if (ropeTable != null) {
+            ops.rope(dturnedQuery, tail == null ? packing.positions() : tail.positions(), ropeTable, true);
+            ops.rope(dturnedKey, packing.positions(), ropeTable, true);
         }
-        workspace.release(mark);
+        if (queryNorm != null) {
+            queryNorm.backward(workspace, dquery, dturnedQuery, saved.queries);
+            keyNorm.backward(workspace, dkey, dturnedKey, saved.keys);
+        }
+        return new Gradients(dqkv, dq, dkv);
+    }
+
+    /** With a tail: the gradient of the first product's input [T, D], float32, as rows are added. */
+    private void inputGradient(Workspace workspace, Tensor dinput, Gradients g, Saved saved, Packing.Tail tail) {
+        kv.backward(dinput, g.kv, saved.normed, false);
+        Tensor dtail = workspace.floats(g.q.size(0), dinput.size(1));
+        q.backward(dtail, g.q, gathered(workspace, saved.normed, tail), false);
+        ops.scatterAddRows(dinput, dtail, tail.rows());
     }
 
     private Tensor gathered(Workspace workspace, Tensor in, Packing.Tail tail) {
@@ -307,6 +397,6 @@ final class Block implements AutoCloseable {
     }
 
     private Stream<Linear> linears() {
-        return Stream.of(qkv, q, kv, out, gateUp, down).filter(Objects::nonNull);
+        return Stream.concat(Stream.of(qkv, q, kv, out).filter(Objects::nonNull), mlp.linears());
     }
 }

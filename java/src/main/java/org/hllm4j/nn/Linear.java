@@ -6,27 +6,47 @@ import org.hllm4j.engine.Ops;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.engine.Weight;
 
-/** y = x w^T for a weight [N, K]. A frozen weight is packed at its first use: a second copy, which the kernels read faster. */
+/**
+ * y = x w^T + b for a weight [N, K] and a bias [N], or without one. A frozen weight is packed at its first use: a second copy, which the kernels
+ * read faster.
+ */
 public final class Linear implements AutoCloseable {
     private final Ops ops;
     private final Parameter parameter;
+    private final Parameter bias; // null without one
     private final Weight weight;
     private boolean packed;
 
+    /** One without a bias. */
     public Linear(Context context, Parameter parameter) {
+        this(context, parameter, null);
+    }
+
+    /** @param bias or null */
+    public Linear(Context context, Parameter parameter, Parameter bias) {
         this.ops = context.ops();
         this.parameter = parameter;
+        this.bias = bias;
         // With bf16 activations, a bf16 copy of the float32 master weights, taken again by refresh.
         boolean narrow = parameter.value().dtype() == DType.BF16 || context.activations() == DType.BF16;
         this.weight = context.weight(parameter.value(), narrow ? DType.BF16 : DType.F32);
     }
 
-    /** y [T, N] = x [T, K] w^T, or y += when {@code accumulate}. */
+    /** The product of a group of matrices that starts with this module's, and of its biases where it has some. */
+    static Linear of(Context context, Parameters parameters, String firstModule) {
+        return new Linear(
+                context, parameters.fused(firstModule + ".weight"), parameters.fused(firstModule + ".bias"));
+    }
+
+    /** y [T, N] = x [T, K] w^T + b, or y += when {@code accumulate}. */
     public void forward(Tensor y, Tensor x, boolean accumulate) {
         if (!parameter.trainable()) {
             pack();
         }
         ops.linearForward(y, x, weight, accumulate);
+        if (bias != null) {
+            ops.biasForward(y, bias.value());
+        }
     }
 
     /** Packs now what the first use of a frozen weight would pack; only {@link #forward} needs no parameter then. */
@@ -37,12 +57,20 @@ public final class Linear implements AutoCloseable {
         }
     }
 
-    /** dx [T, K] = dy [T, N] w, or += when {@code accumulate}; the weight's gradient, where it is trained, += dy^T x. */
+    /** dx [T, K] = dy [T, N] w, or += when {@code accumulate}; the gradients, where they are trained, += dy^T x and the sum of dy. */
     public void backward(Tensor dx, Tensor dy, Tensor x, boolean accumulate) {
         if (parameter.trainable()) {
             ops.linearBackwardWeight(parameter.gradient(), dy, x);
         }
+        if (bias != null && bias.trainable()) {
+            ops.biasBackward(bias.gradient(), dy);
+        }
         ops.linearBackwardInput(dx, dy, weight, accumulate);
+    }
+
+    /** N. */
+    public long rows() {
+        return parameter.value().size(0);
     }
 
     /** Takes over the parameter's values after they were written. */

@@ -37,9 +37,16 @@ public record Packing(Tensor positions, Plan plan, Tail tail, Store store) imple
          * @param allPositions [T] of the whole pack
          * @param rows [I] ascending
          * @param spanOffsets [I + 1] the key spans of each wanted row, itself included at the end
+         * @param window of {@link PlanSpec#within}
          */
         public static Tail of(
-                Context context, int[] allPositions, int[] rows, int[] spanOffsets, int[] spanBegin, int[] spanLength) {
+                Context context,
+                int[] allPositions,
+                int[] rows,
+                int[] spanOffsets,
+                int[] spanBegin,
+                int[] spanLength,
+                int window) {
             int[] begin = new int[rows.length];
             int[] length = new int[rows.length];
             int[] positions = new int[rows.length];
@@ -50,7 +57,7 @@ public record Packing(Tensor positions, Plan plan, Tail tail, Store store) imple
             }
             PlanSpec spec = new PlanSpec(
                     true, rows.length, allPositions.length, begin, length, spanOffsets, spanBegin, spanLength);
-            return new Tail(context.of(rows), context.of(positions), context.plan(spec));
+            return new Tail(context.of(rows), context.of(positions), context.plan(spec.within(window)));
         }
     }
 

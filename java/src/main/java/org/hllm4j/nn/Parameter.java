@@ -13,7 +13,7 @@ public record Parameter(String name, Tensor value, Tensor gradient) {
         return gradient != null;
     }
 
-    /** Rows [begin, end) of a matrix. */
+    /** Rows [begin, end) of a matrix, or elements of a vector. */
     public Parameter rows(long begin, long end) {
         return new Parameter(
                 name + "[" + begin + ":" + end + "]",

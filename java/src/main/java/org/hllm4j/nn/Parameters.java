@@ -1,6 +1,7 @@
 package org.hllm4j.nn;
 
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Collection;
 import java.util.Collections;
 import java.util.LinkedHashMap;
@@ -10,6 +11,8 @@ import org.hllm4j.HllmException;
 import org.hllm4j.engine.Context;
 import org.hllm4j.engine.DType;
 import org.hllm4j.engine.Tensor;
+import org.hllm4j.weights.TensorGroup;
+import org.hllm4j.weights.TensorGroup.Kind;
 
 /**
  * All parameters of a model in flat buffers: one of what is trained, one of its gradients, so that the gradient norm, the
@@ -23,36 +26,39 @@ public final class Parameters implements AutoCloseable {
 
     /** What a model is made of; groups keep the order in which they are declared. */
     public static final class Layout {
-        private record Group(String[] names, long[] rows, long columns, boolean matrix, boolean trainable) {
+        private record Declared(TensorGroup tensors, boolean trainable) {
             long elements() {
-                long sum = 0;
-                for (long r : rows) {
-                    sum += r;
-                }
-                return sum * columns;
+                return tensors.rows().stream().mapToLong(Long::longValue).sum() * tensors.columns();
+            }
+
+            boolean matrix() {
+                return tensors.kind() == TensorGroup.Kind.MATRIX;
             }
         }
 
-        private final List<Group> groups = new ArrayList<>();
+        private final List<Declared> groups = new ArrayList<>();
 
         public Layout vector(String name, long size, boolean trainable) {
-            groups.add(new Group(new String[] {name}, new long[] {size}, 1, false, trainable));
-            return this;
+            return group(new TensorGroup(Kind.VECTOR, List.of(name), List.of(size), 1), trainable);
         }
 
         /** A table of rows that are looked up, always float32. */
         public Layout table(String name, long rows, long columns, boolean trainable) {
-            groups.add(new Group(new String[] {name}, new long[] {rows}, columns, false, trainable));
-            return this;
+            return group(new TensorGroup(Kind.TABLE, List.of(name), List.of(rows), columns), trainable);
         }
 
         public Layout matrix(String name, long rows, long columns, boolean trainable) {
-            return matrices(new String[] {name}, new long[] {rows}, columns, trainable);
+            return group(new TensorGroup(Kind.MATRIX, List.of(name), List.of(rows), columns), trainable);
         }
 
         /** Matrices of equal width that one product computes. */
         public Layout matrices(String[] names, long[] rows, long columns, boolean trainable) {
-            groups.add(new Group(names, rows, columns, true, trainable));
+            List<Long> each = Arrays.stream(rows).boxed().toList();
+            return group(new TensorGroup(Kind.MATRIX, List.of(names), each, columns), trainable);
+        }
+
+        public Layout group(TensorGroup tensors, boolean trainable) {
+            groups.add(new Declared(tensors, trainable));
             return this;
         }
 
@@ -68,14 +74,14 @@ public final class Parameters implements AutoCloseable {
         /** Elements of the matrices. */
         public long matrixElements() {
             return groups.stream()
-                    .filter(Group::matrix)
-                    .mapToLong(Group::elements)
+                    .filter(Declared::matrix)
+                    .mapToLong(Declared::elements)
                     .sum();
         }
 
         private long elements(boolean trainable) {
             long sum = 0;
-            for (Group group : groups) {
+            for (Declared group : groups) {
                 sum += group.trainable == trainable ? align(group.elements()) : 0;
             }
             return sum;
@@ -101,7 +107,7 @@ public final class Parameters implements AutoCloseable {
         values = trained == 0 ? null : context.zeros(DType.F32, trained);
         gradients = trained == 0 ? null : context.zeros(DType.F32, trained);
         long at = 0;
-        for (Layout.Group group : layout.groups) {
+        for (Layout.Declared group : layout.groups) {
             long size = group.elements();
             Tensor value;
             Tensor gradient = null;
@@ -110,37 +116,39 @@ public final class Parameters implements AutoCloseable {
                 gradient = gradients.rows(at, at + size);
                 at += align(size);
             } else {
-                value = context.zeros(group.matrix ? storage : DType.F32, size);
-                frozen.put(group.names[0], value);
+                value = context.zeros(group.matrix() ? storage : DType.F32, size);
+                frozen.put(group.tensors.names().getFirst(), value);
             }
             split(group, value, gradient);
         }
     }
 
-    private void split(Layout.Group group, Tensor value, Tensor gradient) {
+    private void split(Layout.Declared group, Tensor value, Tensor gradient) {
+        TensorGroup tensors = group.tensors;
         long begin = 0;
-        boolean vector = group.columns == 1 && group.names.length == 1 && !group.matrix;
-        for (int i = 0; i < group.names.length; i++) {
-            long end = begin + group.rows[i] * group.columns;
-            long[] shape = vector ? new long[] {group.rows[i]} : new long[] {group.rows[i], group.columns};
-            Parameter part = new Parameter(
-                    group.names[i],
-                    value.rows(begin, end).reshape(shape),
-                    gradient == null ? null : gradient.rows(begin, end).reshape(shape));
-            if (named.put(group.names[i], part) != null) {
-                throw new IllegalArgumentException("parameter " + group.names[i] + " is declared twice");
+        for (int i = 0; i < tensors.names().size(); i++) {
+            String name = tensors.names().get(i);
+            long end = begin + tensors.rows().get(i) * tensors.columns();
+            Parameter part = part(tensors, name, value, gradient, begin, end);
+            if (named.put(name, part) != null) {
+                throw new IllegalArgumentException("parameter " + name + " is declared twice");
             }
             begin = end;
         }
-        if (!vector) {
-            long rows = group.elements() / group.columns;
-            fused.put(
-                    group.names[0],
-                    new Parameter(
-                            group.names.length == 1 ? group.names[0] : String.join("+", group.names),
-                            value.reshape(rows, group.columns),
-                            gradient == null ? null : gradient.reshape(rows, group.columns)));
-        }
+        fused.put(
+                tensors.names().getFirst(),
+                part(tensors, String.join("+", tensors.names()), value, gradient, 0, group.elements()));
+    }
+
+    private static Parameter part(
+            TensorGroup tensors, String name, Tensor value, Tensor gradient, long begin, long end) {
+        long[] shape = tensors.kind() == Kind.VECTOR
+                ? new long[] {end - begin}
+                : new long[] {(end - begin) / tensors.columns(), tensors.columns()};
+        return new Parameter(
+                name,
+                value.rows(begin, end).reshape(shape),
+                gradient == null ? null : gradient.rows(begin, end).reshape(shape));
     }
 
     private static long align(long elements) {
@@ -155,7 +163,7 @@ public final class Parameters implements AutoCloseable {
         return parameter;
     }
 
-    /** The group that starts with the named matrix, as one matrix. */
+    /** The group that starts with the named tensor, as one; null where there is none. */
     public Parameter fused(String firstName) {
         return fused.get(firstName);
     }
@@ -168,7 +176,8 @@ public final class Parameters implements AutoCloseable {
     /** Frees frozen matrices whose names start with {@code prefix}; from here on their tensors are refused. */
     void release(String prefix) {
         fused.forEach((name, parameter) -> {
-            if (name.startsWith(prefix) && !parameter.trainable()) {
+            boolean matrix = parameter.value().rank() == 2; // norms and biases are read as they are
+            if (name.startsWith(prefix) && matrix && !parameter.trainable()) {
                 frozen.get(name).close();
             }
         });

@@ -2,9 +2,10 @@ package org.hllm4j.nn;
 
 import org.hllm4j.engine.Ops;
 import org.hllm4j.engine.Tensor;
+import org.hllm4j.engine.Workspace;
 
 /** y = x / sqrt(mean(x^2) + eps) * weight, row by row. */
-public final class RmsNorm {
+public final class RmsNorm implements Norm {
     private final Ops ops;
     private final Parameter weight;
     private final float eps;
@@ -15,12 +16,18 @@ public final class RmsNorm {
         this.eps = (float) eps;
     }
 
-    /** y, x [T, D]; savedRstd [T] for the backward pass. */
+    /** [T]. */
+    @Override
+    public Tensor saved(Workspace workspace, long rows) {
+        return workspace.floats(rows);
+    }
+
+    @Override
     public void forward(Tensor y, Tensor savedRstd, Tensor x) {
         ops.rmsnormForward(y, savedRstd, x, weight.value(), eps);
     }
 
-    /** dx [T, D] = or += (the residual stream); the weight's gradient, where it is trained, +=. */
+    @Override
     public void backward(Tensor dx, Tensor dy, Tensor savedRstd, Tensor x, boolean accumulate) {
         ops.rmsnormBackward(dx, weight.gradient(), dy, savedRstd, x, weight.value(), accumulate);
     }

@@ -7,29 +7,33 @@ import org.hllm4j.engine.Context;
 import org.hllm4j.engine.Ops;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.engine.Workspace;
+import org.hllm4j.weights.Family;
 import org.hllm4j.weights.ModelConfig;
+import org.hllm4j.weights.TensorGroup;
 
 /**
- * A decoder-only transformer from input vectors to final hidden states: the one loop over layers that every model and
+ * A transformer from input vectors to final hidden states: the one loop over layers that every family, every model and
  * every use (embedding, training, serving) goes through. One thread at a time.
  */
 public final class Transformer implements AutoCloseable {
     private final Ops ops;
     private final Parameters parameters;
     private final String prefix;
+    private final Family family;
     private final int width;
     private final int maxPositions;
+    private final int window;
     private final List<Block> blocks = new ArrayList<>();
-    private final RmsNorm norm;
-    private final Tensor ropeTable;
+    private final TextEmbedding input; // null where positions are rotary
+    private final Norm norm; // null where the last layer ends in one
+    private final Tensor ropeTable; // null where positions are learned
     private boolean recompute;
 
     /** Declares the parameters below {@code prefix} ("item_llm.model."), word embeddings excepted. */
     public static void declare(Parameters.Layout layout, String prefix, ModelConfig config, boolean trainable) {
-        for (int i = 0; i < config.layers(); i++) {
-            Block.declare(layout, layer(prefix, i), config, trainable);
+        for (TensorGroup group : TensorGroup.of(config)) {
+            layout.group(group.withPrefix(prefix), trainable);
         }
-        layout.vector(prefix + "norm.weight", config.hiddenSize(), trainable);
     }
 
     /** @param maxPositions longest sequence that will be given */
@@ -39,14 +43,20 @@ public final class Transformer implements AutoCloseable {
         this.prefix = prefix;
         width = config.hiddenSize();
         this.maxPositions = maxPositions;
-        ropeTable = context.of(
-                RopeTable.of(maxPositions, config.headDim(), config.ropeTheta(), config.ropeScaling()),
-                maxPositions,
-                config.headDim());
-        for (int i = 0; i < config.layers(); i++) {
-            blocks.add(new Block(context, parameters, layer(prefix, i), config, i));
+        window = config.slidingWindow() < maxPositions ? config.slidingWindow() : 0;
+        family = config.family();
+        if (family.encoder() && maxPositions > config.maxPositions()) {
+            throw new HllmException("texts of up to " + maxPositions + " tokens, [ITEM] included, but the model has learned "
+                    + "only " + config.maxPositions() + " positions; shorten --max-text-length");
         }
-        norm = new RmsNorm(ops, parameters.get(prefix + "norm.weight"), config.rmsNormEps());
+        input = family.encoder() ? new TextEmbedding(context, parameters, prefix, config) : null;
+        ropeTable = family.encoder()
+                ? null
+                : context.of(RopeTable.of(maxPositions, config), maxPositions, config.headDim());
+        for (int i = 0; i < config.layers(); i++) {
+            blocks.add(new Block(context, parameters, layer(i), config, i));
+        }
+        norm = family.finalNorm() == null ? null : Norm.of(ops, parameters, prefix + family.finalNorm(), config);
     }
 
     /** One forward pass. {@code output} [T, D], or [I, D] with a tail, is after the final norm. */
@@ -54,8 +64,9 @@ public final class Transformer implements AutoCloseable {
         private final Packing packing;
         private final List<Tensor> inputs = new ArrayList<>(); // of each layer
         private final List<Block.Saved> saved = new ArrayList<>(); // of each layer, unless it will be recomputed
+        private TextEmbedding.Saved embedding;
         private Tensor last;
-        private Tensor rstd;
+        private Tensor stats;
         private Tensor output;
 
         private Pass(Packing packing) {
@@ -89,6 +100,11 @@ public final class Transformer implements AutoCloseable {
         }
         Pass pass = new Pass(packing);
         Tensor stream = x;
+        if (input != null) {
+            TextEmbedding.Result embedded = input.forward(workspace, x, packing);
+            stream = embedded.y();
+            pass.embedding = embedded.saved();
+        }
         Block.Keep keep = !save ? Block.Keep.NOTHING : recompute ? Block.Keep.INPUT : Block.Keep.ALL;
         for (int i = 0; i < blocks.size(); i++) {
             pass.inputs.add(stream);
@@ -99,9 +115,13 @@ public final class Transformer implements AutoCloseable {
             }
         }
         pass.last = stream;
-        pass.rstd = workspace.floats(stream.size(0));
+        if (norm == null) {
+            pass.output = stream;
+            return pass;
+        }
+        pass.stats = norm.saved(workspace, stream.size(0));
         pass.output = workspace.floats(stream.size(0), width);
-        norm.forward(pass.output, pass.rstd, stream);
+        norm.forward(pass.output, pass.stats, stream);
         return pass;
     }
 
@@ -113,7 +133,11 @@ public final class Transformer implements AutoCloseable {
      */
     public Tensor backward(Workspace workspace, Pass pass, Tensor doutput) {
         Tensor d = workspace.floats(pass.last.size(0), width);
-        norm.backward(d, doutput, pass.rstd, pass.last, false);
+        if (norm == null) {
+            ops.convert(d, doutput);
+        } else {
+            norm.backward(d, doutput, pass.stats, pass.last, false);
+        }
         for (int i = blocks.size() - 1; i >= 0; i--) {
             Block block = blocks.get(i);
             Tensor x = pass.inputs.get(i);
@@ -126,7 +150,7 @@ public final class Transformer implements AutoCloseable {
             workspace.release(mark);
             d = dx;
         }
-        return d;
+        return input == null ? d : input.backward(workspace, d, pass.embedding, pass.packing);
     }
 
     private Packing.Tail tail(Packing packing, int layer) {
@@ -147,12 +171,17 @@ public final class Transformer implements AutoCloseable {
     public void pack() {
         for (int i = 0; i < blocks.size(); i++) {
             blocks.get(i).pack();
-            parameters.release(layer(prefix, i));
+            parameters.release(layer(i));
         }
     }
 
-    private static String layer(String prefix, int i) {
-        return prefix + "layers." + i + ".";
+    private String layer(int i) {
+        return prefix + family.layerNames().layer(i);
+    }
+
+    /** Positions that a query sees, for {@link org.hllm4j.engine.PlanSpec#within}; 0: no sequence is long enough to tell. */
+    public int window() {
+        return window;
     }
 
     /** Takes over parameter values that were written. */
@@ -163,6 +192,10 @@ public final class Transformer implements AutoCloseable {
     @Override
     public void close() {
         blocks.forEach(Block::close);
-        ropeTable.close();
+        if (input != null) {
+            input.close();
+        } else {
+            ropeTable.close();
+        }
     }
 }

@@ -82,7 +82,7 @@ public final class Export {
     private static long[] officialShape(Hllm model, Parameter parameter) {
         return switch (parameter.name()) {
             case Hllm.LOGIT_SCALE -> new long[0];
-            case Hllm.ITEM_TOKEN -> new long[] {1, 1, model.config().width()};
+            case Hllm.ITEM_TOKEN -> new long[] {1, 1, model.config().item().hiddenSize()};
             default -> parameter.value().shape();
         };
     }

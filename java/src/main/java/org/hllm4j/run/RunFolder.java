@@ -52,8 +52,8 @@ import org.hllm4j.weights.TensorWriter;
  */
 public final class RunFolder {
     private static final int CHUNK = 1 << 20; // elements
-    private static final String ITEM_MODEL = "item_llm.model.";
-    private static final String USER_MODEL = "user_llm.model.";
+    private static final String ITEM = "item_llm.";
+    private static final String USER = "user_llm.";
     private static final String TRAINED =
             "(manifest|summary|quickstart)\\.json|steps\\.jsonl|items\\.safetensors|model-\\d+"
                     + "|checkpoint-\\d+\\.safetensors|events\\.out\\.tfevents\\..*";
@@ -125,7 +125,7 @@ public final class RunFolder {
             sha256.put(sideName + "/model.safetensors", Hashes.of(to.resolve("model.safetensors")));
         }
         List<Parameter> rest = model.parameters().all().stream()
-                .filter(p -> !p.name().startsWith(ITEM_MODEL) && !p.name().startsWith(USER_MODEL))
+                .filter(p -> !p.name().startsWith(ITEM) && !p.name().startsWith(USER))
                 .toList();
         write(folder.resolve("hllm.safetensors"), named(rest, ""));
         sha256.put("hllm.safetensors", Hashes.of(folder.resolve("hllm.safetensors")));
@@ -161,16 +161,16 @@ public final class RunFolder {
         create(folder);
         boolean item = side == Hllm.Side.ITEM;
         ModelConfig config = (item ? model.config().item() : model.config().user()).withTieWordEmbeddings(true);
-        String prefix = item ? ITEM_MODEL : USER_MODEL;
+        String prefix = item ? ITEM : USER;
         Map<String, Tensor> tensors = named(
                 model.of(side).stream().filter(p -> p.name().startsWith(prefix)).toList(),
-                prefix.substring(0, prefix.indexOf('.') + 1));
+                prefix);
         if (item) {
             write(folder.resolve("model.safetensors"), tensors);
         } else {
             config = config.withoutWords();
             try (Tensor none = model.context().zeros(DType.F32, 1, config.hiddenSize())) {
-                tensors.put("model.embed_tokens.weight", none);
+                tensors.put(config.family().stem() + config.family().words(), none);
                 write(folder.resolve("model.safetensors"), tensors);
             }
         }

@@ -11,6 +11,7 @@ import org.hllm4j.engine.Workspace;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.model.ItemEncoder;
 import org.hllm4j.model.Pooling;
+import org.hllm4j.nn.Parameter;
 
 /**
  * The distinct items of a training batch and their passes through the Item LLM: each is encoded once, its vector is used
@@ -30,7 +31,7 @@ final class BatchItems implements AutoCloseable {
      */
     record Source(Hllm model, int[][] tokens, int maxRows, Tensor table) {
         boolean trained() {
-            return table == null && model.of(Hllm.Side.ITEM).getFirst().trainable();
+            return table == null && model.of(Hllm.Side.ITEM).stream().anyMatch(Parameter::trainable);
         }
     }
 
@@ -58,7 +59,7 @@ final class BatchItems implements AutoCloseable {
             return;
         }
         chunks = TokenTrie.chunks(
-                tokensOf(IntStream.range(0, distinct.length).toArray()), itemToken(), true, source.maxRows);
+                tokensOf(IntStream.range(0, distinct.length).toArray()), itemToken(), share(), source.maxRows);
         place = new int[distinct.length];
         int next = 0;
         for (int[] chunk : chunks) {
@@ -74,6 +75,10 @@ final class BatchItems implements AutoCloseable {
         return source.model.config().pooling() == Pooling.TOKEN;
     }
 
+    private boolean share() {
+        return source.model.config().sharesPrefixes();
+    }
+
     private int[][] tokensOf(int[] chunk) {
         return Arrays.stream(chunk).mapToObj(i -> source.tokens[distinct[i]]).toArray(int[][]::new);
     }
@@ -83,7 +88,7 @@ final class BatchItems implements AutoCloseable {
         for (int[] chunk : chunks) {
             boolean keep = source.trained() && chunks.size() == 1;
             long mark = workspace.mark();
-            PackedTokens pack = TokenTrie.pack(tokensOf(chunk), itemToken(), true);
+            PackedTokens pack = TokenTrie.pack(tokensOf(chunk), itemToken(), share());
             ItemEncoder.Pass pass = source.model.items().forward(workspace, pack, keep);
             ops.gatherRows(vectors.rows(begin, begin + chunk.length), pass.output(), workspace.ints(pack.outputRow()));
             begin += chunk.length;
@@ -144,7 +149,7 @@ final class BatchItems implements AutoCloseable {
         long begin = 0;
         for (int[] chunk : chunks) {
             long mark = workspace.mark();
-            PackedTokens pack = TokenTrie.pack(tokensOf(chunk), itemToken(), true);
+            PackedTokens pack = TokenTrie.pack(tokensOf(chunk), itemToken(), share());
             try (ItemEncoder.Pass pass = source.model.items().forward(workspace, pack, true)) {
                 backward(pass, pack, dvectors.rows(begin, begin + chunk.length));
             }

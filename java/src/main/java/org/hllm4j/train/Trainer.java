@@ -13,6 +13,7 @@ import org.hllm4j.engine.Context;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.model.CatalogueEncoder;
 import org.hllm4j.model.Hllm;
+import org.hllm4j.nn.Parameter;
 import org.hllm4j.run.Hashes;
 import org.hllm4j.run.Origin;
 import org.hllm4j.run.RunFolder;
@@ -116,7 +117,7 @@ public final class Trainer {
         long perEpoch = batches.batchesPerEpoch();
         long total = total(batches, options);
         CosineSchedule schedule = new CosineSchedule(options.lr(), total * options.warmup(), total);
-        boolean itemsFrozen = !model.of(Hllm.Side.ITEM).getFirst().trainable();
+        boolean itemsFrozen = model.of(Hllm.Side.ITEM).stream().noneMatch(Parameter::trainable);
 
         try (AdamWOptimizer optimizer =
                         new AdamWOptimizer(model, (float) options.weightDecay(), (float) options.clip());

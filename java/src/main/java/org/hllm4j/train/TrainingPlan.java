@@ -105,11 +105,12 @@ public record TrainingPlan(
                 return users.with(vectors);
             }
             boolean itemToken = config.pooling() == Pooling.TOKEN;
-            List<int[]> chunks = TokenTrie.chunks(tokens, itemToken, true, options.maxRows());
+            boolean share = config.sharesPrefixes();
+            List<int[]> chunks = TokenTrie.chunks(tokens, itemToken, share, options.maxRows());
             Activations items = new Activations(0, 0, 0, 0);
             for (int[] chunk : chunks) {
                 PackedTokens pack = TokenTrie.pack(
-                        Arrays.stream(chunk).mapToObj(i -> tokens[i]).toArray(int[][]::new), itemToken, true);
+                        Arrays.stream(chunk).mapToObj(i -> tokens[i]).toArray(int[][]::new), itemToken, share);
                 long finished = itemToken ? pack.leaves() : pack.rows();
                 // With several chunks, each is encoded a second time, for its backward.
                 items = items.besides(of(config.item(), pack.rows(), finished, bytes, chunks.size() == 1 ? 3 : 4));

@@ -63,17 +63,19 @@ public final class Gguf extends TensorFile {
             Map.entry(35, "TQ2_0"),
             Map.entry(39, "MXFP4"));
 
-    private static final Pattern BLOCK = Pattern.compile("blk\\.(\\d+)\\.(\\w+)\\.weight");
-    private static final Map<String, String> LAYER_NAMES = Map.of(
-            "attn_norm", "input_layernorm",
-            "attn_q", "self_attn.q_proj",
-            "attn_k", "self_attn.k_proj",
-            "attn_v", "self_attn.v_proj",
-            "attn_output", "self_attn.o_proj",
-            "ffn_norm", "post_attention_layernorm",
-            "ffn_gate", "mlp.gate_proj",
-            "ffn_up", "mlp.up_proj",
-            "ffn_down", "mlp.down_proj");
+    private static final Pattern BLOCK = Pattern.compile("blk\\.(\\d+)\\.(\\w+)\\.(weight|bias)");
+    private static final Map<String, String> LAYER_NAMES = Map.ofEntries(
+            Map.entry("attn_norm", "input_layernorm"),
+            Map.entry("attn_q", "self_attn.q_proj"),
+            Map.entry("attn_k", "self_attn.k_proj"),
+            Map.entry("attn_v", "self_attn.v_proj"),
+            Map.entry("attn_q_norm", "self_attn.q_norm"),
+            Map.entry("attn_k_norm", "self_attn.k_norm"),
+            Map.entry("attn_output", "self_attn.o_proj"),
+            Map.entry("ffn_norm", "post_attention_layernorm"),
+            Map.entry("ffn_gate", "mlp.gate_proj"),
+            Map.entry("ffn_up", "mlp.up_proj"),
+            Map.entry("ffn_down", "mlp.down_proj"));
     private static final Map<String, String> OTHER_NAMES = Map.of(
             "token_embd.weight", "model.embed_tokens.weight",
             "output_norm.weight", "model.norm.weight",
@@ -360,7 +362,8 @@ public final class Gguf extends TensorFile {
         extents.add(new Extent(name, tensor.offset, tensor.offset + info.bytes()));
         StoredTensor.Contiguous stored = new StoredTensor.Contiguous(info, data.asSlice(tensor.offset, info.bytes()));
         boolean isQ = name.endsWith(".self_attn.q_proj.weight");
-        if (!isQ && !name.endsWith(".self_attn.k_proj.weight")) {
+        boolean turned = architecture().equals("llama"); // the other architectures keep their rows as they were
+        if (!turned || !isQ && !name.endsWith(".self_attn.k_proj.weight")) {
             return stored;
         }
         long heads = integer("llama.attention.head_count");
@@ -374,13 +377,17 @@ public final class Gguf extends TensorFile {
 
     private String huggingFaceName(String name) {
         // with another architecture the same names mean other things
-        if (!"llama".equals(metadata.get("general.architecture"))) {
+        if (!GgufConfig.FAMILIES.containsKey(architecture())) {
             return name;
         }
         Matcher block = BLOCK.matcher(name);
         if (block.matches() && LAYER_NAMES.containsKey(block.group(2))) {
-            return "model.layers." + block.group(1) + "." + LAYER_NAMES.get(block.group(2)) + ".weight";
+            return "model.layers." + block.group(1) + "." + LAYER_NAMES.get(block.group(2)) + "." + block.group(3);
         }
         return OTHER_NAMES.getOrDefault(name, name);
+    }
+
+    private String architecture() {
+        return String.valueOf(metadata.get("general.architecture"));
     }
 }

@@ -6,46 +6,61 @@ import org.hllm4j.HllmException;
 
 /** The {@link ModelConfig} that a GGUF file's metadata describes. */
 final class GgufConfig {
+    /** By {@code general.architecture}; "llama" is Mistral too. */
+    static final Map<String, Family> FAMILIES =
+            Map.of("llama", Family.LLAMA, "qwen2", Family.QWEN2, "qwen3", Family.QWEN3);
+
     private static final String ROPE_FACTORS = "rope_freqs.weight";
 
     private GgufConfig() {}
 
     static ModelConfig read(Gguf gguf) {
         String architecture = gguf.string("general.architecture");
-        if (!architecture.equals("llama")) {
-            throw new HllmException(
-                    gguf.origin() + ": general.architecture is \"" + architecture + "\", only \"llama\" is supported");
+        Family family = FAMILIES.get(architecture);
+        if (family == null) {
+            throw new HllmException(gguf.origin() + ": general.architecture is \"" + architecture
+                    + "\", only llama, qwen2 and qwen3 are supported; use the model in the Hugging Face layout");
         }
-        if (gguf.integer("llama.expert_count", 0) > 0) {
+        String arch = architecture + ".";
+        if (gguf.integer(arch + "attention.sliding_window", 0) > 0) {
+            throw new HllmException(gguf.origin() + ": a sliding window is not read from a GGUF; use the model in the "
+                    + "Hugging Face layout");
+        }
+        if (gguf.integer(arch + "expert_count", 0) > 0) {
             throw new HllmException(gguf.origin() + ": mixture-of-experts models are not supported");
         }
-        int hidden = size(gguf, "llama.embedding_length", -1);
-        int heads = size(gguf, "llama.attention.head_count", -1);
-        int headDim = size(gguf, "llama.attention.key_length", hidden / heads);
-        if (size(gguf, "llama.rope.dimension_count", headDim) != headDim) {
+        int hidden = size(gguf, arch + "embedding_length", -1);
+        int heads = size(gguf, arch + "attention.head_count", -1);
+        int headDim = size(gguf, arch + "attention.key_length", hidden / heads);
+        if (size(gguf, arch + "rope.dimension_count", headDim) != headDim) {
             throw new HllmException(
-                    gguf.origin() + ": RoPE over a part of the head (llama.rope.dimension_count) is not supported");
+                    gguf.origin() + ": RoPE over a part of the head (" + arch + "rope.dimension_count) is not supported");
         }
-        double theta = gguf.real("llama.rope.freq_base", 10000);
+        double theta = gguf.real(arch + "rope.freq_base", 10000);
         return new ModelConfig(
-                architecture,
+                family,
                 hidden,
-                size(gguf, "llama.feed_forward_length", -1),
-                size(gguf, "llama.block_count", -1),
+                size(gguf, arch + "feed_forward_length", -1),
+                size(gguf, arch + "block_count", -1),
                 heads,
-                size(gguf, "llama.attention.head_count_kv", heads),
+                size(gguf, arch + "attention.head_count_kv", heads),
                 headDim,
                 (int) Math.min(vocabulary(gguf), Integer.MAX_VALUE),
-                gguf.real("llama.attention.layer_norm_rms_epsilon"),
+                gguf.real(arch + "attention.layer_norm_rms_epsilon"),
                 theta,
-                ropeScaling(gguf, headDim, theta),
-                size(gguf, "llama.context_length", 2048),
+                ropeScaling(gguf, arch, headDim, theta),
+                size(gguf, arch + "context_length", 2048),
                 0.02,
                 !gguf.names().contains("lm_head.weight"),
-                gguf.has("tokenizer.ggml.bos_token_id") ? size(gguf, "tokenizer.ggml.bos_token_id", 0) : null);
+                gguf.has("tokenizer.ggml.bos_token_id") ? size(gguf, "tokenizer.ggml.bos_token_id", 0) : null,
+                family == Family.QWEN2,
+                false,
+                false,
+                0,
+                0);
     }
 
-    /** The rows of the word embedding: llama.vocab_size is missing from some files. */
+    /** The rows of the word embedding: vocab_size is missing from some files. */
     private static long vocabulary(Gguf gguf) {
         long[] shape = gguf.info("model.embed_tokens.weight").shape();
         return shape.length == 0 ? 0 : shape[0];
@@ -60,14 +75,14 @@ final class GgufConfig {
         return (int) value;
     }
 
-    private static Map<String, Object> ropeScaling(Gguf gguf, int headDim, double theta) {
+    private static Map<String, Object> ropeScaling(Gguf gguf, String arch, int headDim, double theta) {
         if (gguf.names().contains(ROPE_FACTORS)) {
             return llama3Scaling(gguf, headDim, theta);
         }
-        String type = gguf.string("llama.rope.scaling.type", "none");
+        String type = gguf.string(arch + "rope.scaling.type", "none");
         return switch (type) {
             case "none" -> null;
-            case "linear" -> Json.fields("rope_type", "linear", "factor", gguf.real("llama.rope.scaling.factor"));
+            case "linear" -> Json.fields("rope_type", "linear", "factor", gguf.real(arch + "rope.scaling.factor"));
             default ->
                 throw new HllmException(gguf.origin() + ": RoPE scaling of type '" + type
                         + "' is not supported, only none, " + "linear and llama3");

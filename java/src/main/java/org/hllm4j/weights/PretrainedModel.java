@@ -51,7 +51,7 @@ public final class PretrainedModel implements AutoCloseable {
         Gguf gguf = Gguf.open(folderOrGguf);
         try {
             ModelConfig config = GgufConfig.read(gguf);
-            TensorSource tensors = new BareNames(gguf);
+            TensorSource tensors = new BareNames(gguf, config.family());
             return new PretrainedModel(gguf.origin(), config, tensors, () -> GgufTokenizer.toJson(gguf));
         } catch (RuntimeException e) {
             gguf.close();
@@ -74,7 +74,8 @@ public final class PretrainedModel implements AutoCloseable {
         TensorSource source =
                 weights.startsWith("model.") ? Safetensors.openFolder(folder) : TorchCheckpoint.openFolder(folder);
         try {
-            return new PretrainedModel(folder.toString(), config, new BareNames(source), () -> tokenizerOf(folder));
+            return new PretrainedModel(
+                    folder.toString(), config, new BareNames(source, config.family()), () -> tokenizerOf(folder));
         } catch (RuntimeException e) {
             source.close();
             throw e;
@@ -96,8 +97,9 @@ public final class PretrainedModel implements AutoCloseable {
     }
 
     /**
-     * The weights under Hugging Face's Llama names without the leading "model.": {@code embed_tokens.weight},
-     * {@code layers.N.self_attn.q_proj.weight}, ..., {@code norm.weight}. Closed with this model.
+     * The weights under Hugging Face's names of the family, without the leading "model." or "bert.": for a Llama
+     * {@code embed_tokens.weight}, {@code layers.N.self_attn.q_proj.weight}, ..., {@code norm.weight}. Closed with this
+     * model.
      */
     public TensorSource tensors() {
         return tensors;
@@ -110,7 +112,7 @@ public final class PretrainedModel implements AutoCloseable {
 
     /**
      * Checks that the weights are those that the config describes: HllmException listing what is missing, of the wrong
-     * shape, or unexpected (an output layer and stored rotary frequencies are fine).
+     * shape, or unexpected (output layers, poolers and stored tables are fine).
      */
     public void check() {
         if (config.layers() > tensors.names().size()) {
@@ -129,10 +131,7 @@ public final class PretrainedModel implements AutoCloseable {
             }
         });
         List<String> extra = tensors.names().stream()
-                .filter(name -> !expected.containsKey(name)
-                        && !name.equals("lm_head.weight")
-                        && !name.equals("rope_freqs.weight")
-                        && !name.endsWith("rotary_emb.inv_freq"))
+                .filter(name -> !expected.containsKey(name) && !config.family().ignores(name))
                 .toList();
         if (!missing.isEmpty() || !wrong.isEmpty() || !extra.isEmpty()) {
             throw new HllmException(origin + ": the weights do not fit the config (" + config.layers() + " layers):"
@@ -150,25 +149,13 @@ public final class PretrainedModel implements AutoCloseable {
     }
 
     private static Map<String, long[]> expectedShapes(ModelConfig config) {
-        long hidden = config.hiddenSize();
-        long ffn = config.intermediateSize();
-        long q = (long) config.heads() * config.headDim();
-        long kv = (long) config.kvHeads() * config.headDim();
         Map<String, long[]> shapes = new LinkedHashMap<>();
-        shapes.put("embed_tokens.weight", new long[] {config.vocabSize(), hidden});
-        for (int layer = 0; layer < config.layers(); layer++) {
-            String prefix = "layers." + layer + ".";
-            shapes.put(prefix + "input_layernorm.weight", new long[] {hidden});
-            shapes.put(prefix + "self_attn.q_proj.weight", new long[] {q, hidden});
-            shapes.put(prefix + "self_attn.k_proj.weight", new long[] {kv, hidden});
-            shapes.put(prefix + "self_attn.v_proj.weight", new long[] {kv, hidden});
-            shapes.put(prefix + "self_attn.o_proj.weight", new long[] {hidden, q});
-            shapes.put(prefix + "post_attention_layernorm.weight", new long[] {hidden});
-            shapes.put(prefix + "mlp.gate_proj.weight", new long[] {ffn, hidden});
-            shapes.put(prefix + "mlp.up_proj.weight", new long[] {ffn, hidden});
-            shapes.put(prefix + "mlp.down_proj.weight", new long[] {hidden, ffn});
+        shapes.put(config.family().words(), new long[] {config.vocabSize(), config.hiddenSize()});
+        for (TensorGroup group : TensorGroup.of(config)) {
+            for (int i = 0; i < group.names().size(); i++) {
+                shapes.put(group.names().get(i), group.shape(i));
+            }
         }
-        shapes.put("norm.weight", new long[] {hidden});
         return shapes;
     }
 
@@ -182,12 +169,14 @@ public final class PretrainedModel implements AutoCloseable {
         private final TensorSource source;
         private final Map<String, String> sourceNames = new LinkedHashMap<>();
 
-        BareNames(TensorSource source) {
+        BareNames(TensorSource source, Family family) {
             this.source = source;
+            String prefix = family.filePrefix();
             for (String name : source.names()) {
-                String bare = name.startsWith("model.") ? name.substring("model.".length()) : name;
+                String bare = name.startsWith(prefix) ? name.substring(prefix.length()) : name;
                 if (sourceNames.put(bare, name) != null) {
-                    throw new HllmException(source.origin() + ": holds both '" + bare + "' and 'model." + bare + "'");
+                    throw new HllmException(
+                            source.origin() + ": holds both '" + bare + "' and '" + prefix + bare + "'");
                 }
             }
         }

@@ -397,7 +397,7 @@ class GoldenTest {
         return values;
     }
 
-    private static TensorSource prefixed(TensorSource source, String prefix) {
+    static TensorSource prefixed(TensorSource source, String prefix) {
         return new TensorSource() {
             @Override
             public String origin() {

@@ -73,7 +73,7 @@ class PretrainedModelTest {
         try (PretrainedModel model = gguf(TestFiles.tinyLlama())) {
             model.check();
             assertEquals(
-                    new ModelConfig("llama", 8, 12, 1, 2, 1, 4, 5, 1e-5, 10000, null, 64, 0.02, false, null),
+                    new ModelConfig(Family.LLAMA, 8, 12, 1, 2, 1, 4, 5, 1e-5, 10000, null, 64, 0.02, false, null),
                     model.config());
             List<String> names = new ArrayList<>(model.tensors().names());
             assertEquals(12, names.size());
@@ -106,7 +106,7 @@ class PretrainedModelTest {
             Path broken = save(model, "", Layout.SAFETENSORS, names);
             Files.writeString(
                     broken.resolve("config.json"),
-                    new ModelConfig("llama", 8, 14, 1, 2, 1, 4, 5, 1e-5, 10000, null, 64, 0.02, false, null).toJson());
+                    new ModelConfig(Family.LLAMA, 8, 14, 1, 2, 1, 4, 5, 1e-5, 10000, null, 64, 0.02, false, null).toJson());
             try (PretrainedModel opened = PretrainedModel.open(broken)) {
                 refused(
                         opened::check,
@@ -176,7 +176,7 @@ class PretrainedModelTest {
         try (PretrainedModel model = PretrainedModel.open(TestFiles.smolLm2())) {
             model.check();
             assertEquals(
-                    new ModelConfig("llama", 576, 1536, 30, 9, 3, 64, 49152, 1e-5, 1e5, null, 8192, 0.02, true, 1),
+                    new ModelConfig(Family.LLAMA, 576, 1536, 30, 9, 3, 64, 49152, 1e-5, 1e5, null, 8192, 0.02, true, 1),
                     model.config());
         }
     }

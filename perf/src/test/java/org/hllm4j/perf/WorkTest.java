@@ -8,7 +8,7 @@ import org.junit.jupiter.api.Test;
 class WorkTest {
     /** D 8, F 12, 2 heads of 4, 1 key/value head: qkv 16 x 8, out 8 x 8, gate+up 24 x 8, down 8 x 12. */
     private static ModelConfig config(int layers) {
-        return new ModelConfig("llama", 8, 12, layers, 2, 1, 4, 10, 1e-5, 1e4, null, 64, 0.02, true, null);
+        return new ModelConfig(Family.LLAMA, 8, 12, layers, 2, 1, 4, 10, 1e-5, 1e4, null, 64, 0.02, true, null);
     }
 
     @Test
