@@ -1,6 +1,7 @@
 package org.hllm4j.cli;
 
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Locale;
 
@@ -69,7 +70,7 @@ record Chart(String title, String unit, List<String> places, List<Series> series
     /** The largest value of the vertical axis: 1, 2 or 5 times a power of ten, in five steps. */
     private double top() {
         double most = series.stream()
-                .flatMapToDouble(s -> java.util.Arrays.stream(s.values))
+                .flatMapToDouble(s -> Arrays.stream(s.values))
                 .filter(v -> !Double.isNaN(v))
                 .max()
                 .orElse(1);

@@ -9,6 +9,7 @@ import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Set;
 import java.util.stream.IntStream;
 import org.hllm4j.eval.RankingMetrics;
@@ -185,7 +186,7 @@ record ComparisonReport(List<String> about, List<Row> rows) {
     private Chart along(String axis) {
         List<String> places = rows.stream()
                 .map(row -> row.entrant.settings().get(axis))
-                .filter(java.util.Objects::nonNull)
+                .filter(Objects::nonNull)
                 .distinct()
                 .toList();
         Map<String, double[]> lines = new LinkedHashMap<>();

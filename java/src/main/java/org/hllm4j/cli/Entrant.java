@@ -56,6 +56,7 @@ record Entrant(
                 ModelKind kind, Double fraction, int itemLayers, int userLayers, Start.Init item, Start.Init user) {
             return switch (kind) {
                 case HLLM -> new Entrant(kind, fraction, itemLayers, userLayers, item, user);
+                case SASREC -> new Entrant(kind, fraction, null, null, null, null);
                 case LLM_ID -> new Entrant(kind, fraction, null, userLayers, null, null);
                 case POPULARITY -> new Entrant(kind, null, null, null, null, null);
             };

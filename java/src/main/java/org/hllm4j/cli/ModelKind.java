@@ -5,6 +5,7 @@ import org.hllm4j.train.TrainOptions;
 /** The models that {@code train} makes: an item side, a user side, and the same losses, training and evaluation. */
 enum ModelKind {
     HLLM("hllm", "HLLM"),
+    SASREC("sasrec", "SASRec"),
     LLM_ID("llm-id", "LLM-ID"),
     POPULARITY("popularity", "popularity");
 
@@ -23,7 +24,11 @@ enum ModelKind {
 
     /** Where the command line says nothing else. */
     TrainOptions defaults() {
-        return this == HLLM ? TrainOptions.DEFAULTS : TrainOptions.ID_DEFAULTS;
+        return switch (this) {
+            case HLLM -> TrainOptions.DEFAULTS;
+            case SASREC -> TrainOptions.ID_DEFAULTS.withDropout(0.1);
+            case LLM_ID, POPULARITY -> TrainOptions.ID_DEFAULTS;
+        };
     }
 
     /** The kind of a run's manifest. */

@@ -20,8 +20,9 @@ final class ModelOptions {
     @Option(
             names = "--model",
             paramLabel = "KIND",
-            description = "What is trained: hllm (item texts through an LLM), or a baseline to compare it with: llm-id"
-                    + " (a vector per item id into a User LLM), popularity. Default: hllm.")
+            description = "What is trained: hllm (item texts through an LLM), or a baseline to compare it with: sasrec"
+                    + " (a vector per item id and a small transformer), llm-id (a vector per item id into a User LLM),"
+                    + " popularity. Default: hllm.")
     ModelKind kind = ModelKind.HLLM;
 
     @Option(
@@ -30,21 +31,36 @@ final class ModelOptions {
             description = "Numbers of an item id's vector. Default: ${DEFAULT-VALUE}.")
     private int idWidth = IdStart.WIDTH;
 
+    @Option(names = "--heads", paramLabel = "N", description = "Heads of a sasrec. Default: ${DEFAULT-VALUE}.")
+    private int heads = IdStart.HEADS;
+
     /** The start of the chosen kind; options that have no meaning for it are refused. */
     ModelStart start(StartOptions start, long seed) {
         return switch (kind) {
             case HLLM -> {
-                refuse(List.of("--id-width"));
+                refuse(List.of("--id-width", "--heads"));
                 yield start.start(seed);
+            }
+            case SASREC -> {
+                refuse(OF_TEXTS);
+                refuse(List.of("--llm", "--user-llm", "--user-init"));
+                requirePositive("--id-width", idWidth);
+                if (heads < 1 || idWidth % heads != 0) {
+                    throw new ParameterException(
+                            spec.commandLine(),
+                            "--heads is " + heads + ", which does not divide --id-width " + idWidth);
+                }
+                yield start.sasrec(idWidth, heads, seed);
             }
             case LLM_ID -> {
                 refuse(OF_TEXTS);
+                refuse(List.of("--heads"));
                 requirePositive("--id-width", idWidth);
                 yield start.llmId(idWidth, seed);
             }
             case POPULARITY -> {
                 refuse(OF_TEXTS);
-                refuse(List.of("--llm", "--user-llm", "--user-init", "--user-layers", "--id-width"));
+                refuse(List.of("--llm", "--user-llm", "--user-init", "--user-layers", "--id-width", "--heads"));
                 yield start.popularity();
             }
         };

@@ -59,6 +59,7 @@ record QuickstartRecipe(
                 negatives,
                 true,
                 defaults.trainFraction(),
+                defaults.dropout(),
                 lr,
                 warmup,
                 weightDecay,

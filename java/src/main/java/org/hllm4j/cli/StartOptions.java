@@ -57,7 +57,8 @@ final class StartOptions {
     @Option(
             names = "--user-layers",
             paramLabel = "N",
-            description = "The first N layers of the User LLM, its final norm kept; 0: all. Default: ${DEFAULT-VALUE}.")
+            description = "The first N layers of the User LLM, its final norm kept; 0: all, of sasrec 2. Default:"
+                    + " ${DEFAULT-VALUE}.")
     private int userLayers;
 
     @Option(
@@ -111,6 +112,14 @@ final class StartOptions {
                 maxHistory,
                 textKeys,
                 seed);
+    }
+
+    /** Item ids into a small transformer. */
+    IdStart sasrec(int width, int heads, long seed) {
+        requireAtLeast(0, "--user-layers", userLayers);
+        requireAtLeast(1, "--max-history", maxHistory);
+        int layers = userLayers == 0 ? IdStart.LAYERS : userLayers;
+        return IdStart.sasrec(width, layers, heads, maxHistory, textKeys, seed);
     }
 
     /** Item ids into the shape of the User LLM. */

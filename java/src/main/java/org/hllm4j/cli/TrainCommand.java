@@ -25,7 +25,7 @@ import picocli.CommandLine.Option;
         footer = {
             "  hllm train --llm SmolLM2-135M.gguf --items items.csv --interactions log.csv.gz --out run",
             "  hllm train ... --item-layers 6 --user-layers 6 --lr 3e-4 --epochs 3",
-            "  hllm train --model llm-id --llm SmolLM2-135M.gguf ...      item ids instead of texts",
+            "  hllm train --model sasrec --items items.csv --interactions log.csv --out baseline",
             "  hllm train ... --plan         memory, disk and steps; trains nothing",
             "Interrupted (Ctrl-C), it writes a checkpoint; the same command continues."
         })
@@ -52,6 +52,13 @@ final class TrainCommand extends Subcommand {
                     + " ${DEFAULT-VALUE}.")
     private double trainFraction = 1;
 
+    @Option(
+            names = "--dropout",
+            paramLabel = "SHARE",
+            description = "Of the user side's input vectors and of what each half of a layer adds, what a step leaves out."
+                    + " Default: 0; of sasrec 0.1.")
+    private Double dropout;
+
     @Option(names = "--restart", description = "Delete what an earlier training left in the run folder.")
     private boolean restart;
 
@@ -73,7 +80,13 @@ final class TrainCommand extends Subcommand {
         if (!(trainFraction > 0 && trainFraction <= 1)) {
             throw wrongUsage("--train-fraction is " + trainFraction + ", expected a share above 0, up to 1");
         }
-        TrainOptions options = training.options(model.kind.defaults()).withTrainFraction(trainFraction);
+        TrainOptions usual = model.kind.defaults();
+        double thinning = dropout == null ? usual.dropout() : dropout;
+        if (!(thinning >= 0 && thinning < 1)) {
+            throw wrongUsage("--dropout is " + thinning + ", expected a share below 1");
+        }
+        TrainOptions options =
+                training.options(usual).withTrainFraction(trainFraction).withDropout(thinning);
         ModelStart from = model.start(start, training.seed);
         if (start.freeze == Start.Freeze.BOTH) {
             throw wrongUsage("--freeze both leaves nothing to train; it is for train-ranker");

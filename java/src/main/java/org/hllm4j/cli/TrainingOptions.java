@@ -127,6 +127,7 @@ final class TrainingOptions {
                     negatives,
                     !noSplitLong,
                     usual.trainFraction(),
+                    usual.dropout(),
                     lr,
                     warmup,
                     weightDecay == null ? usual.weightDecay() : weightDecay,

@@ -10,7 +10,8 @@ final class Philox {
         NEGATIVES,
         SHUFFLE,
         GAUSSIAN,
-        SAMPLE
+        SAMPLE,
+        DROPOUT
     }
 
     private final int key0;

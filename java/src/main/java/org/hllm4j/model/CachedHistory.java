@@ -46,7 +46,8 @@ public record CachedHistory(int[] rows, int fresh, int[] branches) {
                     context.of(positions),
                     context.plan(all),
                     new Packing.Tail(context.of(outputs), context.of(outputPositions()), context.plan(last)),
-                    new Packing.Store(arena, context.of(stored)));
+                    new Packing.Store(arena, context.of(stored)),
+                    null);
         }
     }
 

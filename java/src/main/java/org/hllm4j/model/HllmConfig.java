@@ -1,6 +1,7 @@
 package org.hllm4j.model;
 
 import org.hllm4j.HllmException;
+import org.hllm4j.weights.Family;
 import org.hllm4j.weights.ModelConfig;
 
 /**
@@ -41,7 +42,10 @@ public record HllmConfig(
         if ((item == null) == (ids == null)) {
             throw new IllegalArgumentException("items are known either by their texts or by their ids");
         }
-        if (user.family().encoder()) {
+        if (item != null && item.family() == Family.SASREC) {
+            throw new HllmException("a sasrec reads events, not texts; it can be the user side only");
+        }
+        if (!user.family().causal()) {
             throw new HllmException("a " + user.family().modelType() + " sees events before and after one alike, so as a "
                     + "User LLM it would be told what it has to predict; it can be the Item LLM only");
         }

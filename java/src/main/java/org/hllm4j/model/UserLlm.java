@@ -8,6 +8,7 @@ import org.hllm4j.engine.Context;
 import org.hllm4j.engine.PlanSpec;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.engine.Workspace;
+import org.hllm4j.nn.Dropout;
 import org.hllm4j.nn.KeyValueArena;
 import org.hllm4j.nn.Packing;
 import org.hllm4j.nn.Parameters;
@@ -30,7 +31,12 @@ public final class UserLlm implements AutoCloseable {
         this.context = context;
         maxHistory = config.maxHistory();
         String prefix = PREFIX + config.user().family().stem();
-        transformer = new Transformer(context, parameters, prefix, config.user(), 2 * maxHistory + 1);
+        transformer = new Transformer(context, parameters, prefix, config.user(), positions(config));
+    }
+
+    /** Positions from 0: learned ones for what was trained, else as many as a cached history may grow to. */
+    private static int positions(HllmConfig config) {
+        return config.user().family().encoder() ? config.maxHistory() : 2 * config.maxHistory() + 1;
     }
 
     /** One forward pass; close it to free its device index arrays. */
@@ -59,12 +65,19 @@ public final class UserLlm implements AutoCloseable {
      * @param wanted rows of x whose outputs are wanted, ascending; null: all
      */
     public Pass forward(Workspace workspace, Tensor x, int[] lengths, int[] wanted, boolean save) {
+        return forward(workspace, x, lengths, wanted, save, null);
+    }
+
+    /** The same with what a training step leaves out; null: nothing. */
+    public Pass forward(
+            Workspace workspace, Tensor x, int[] lengths, int[] wanted, boolean save, Dropout dropout) {
         check(Arrays.stream(lengths).max().orElse(0));
         int[] positions = PackedTokens.sequences(lengths).positions();
         Pass pass = new Pass(new Packing(
                 context.of(positions),
                 context.plan(PlanSpec.causalSequences(lengths).within(transformer.window())),
-                wanted == null ? null : tail(positions, wanted)));
+                wanted == null ? null : tail(positions, wanted))
+                .with(dropout));
         pass.states = transformer.forward(workspace, x, pass.packing, save);
         return pass;
     }

@@ -159,7 +159,9 @@ final class Block implements AutoCloseable {
         } else if (sum != x) {
             ops.convert(sum, x);
         }
-        out.forward(sum, a.out, true);
+        Tensor added = added(workspace, packing, sum);
+        out.forward(added, a.out, true);
+        join(workspace, packing, 0, sum, added);
 
         Tensor mlpStats = mlpNorm.saved(workspace, finished);
         Tensor mlpInput;
@@ -175,13 +177,17 @@ final class Block implements AutoCloseable {
         if (!normsFirst) {
             mlpSum = workspace.floats(finished, d);
             ops.convert(mlpSum, middle);
-            mlp.finish(mlpSum, saved);
+            added = added(workspace, packing, mlpSum);
+            mlp.finish(added, saved);
+            join(workspace, packing, 1, mlpSum, added);
             mlpNorm.forward(result, mlpStats, mlpSum);
         } else if (finish) {
             if (middle != result) {
                 ops.convert(result, middle);
             }
-            mlp.finish(result, saved);
+            added = added(workspace, packing, result);
+            mlp.finish(added, saved);
+            join(workspace, packing, 1, result, added);
         }
         return new Saved(
                 normed,
@@ -197,6 +203,28 @@ final class Block implements AutoCloseable {
                 saved,
                 mlpSum,
                 mlpStats);
+    }
+
+    /** Where a half's result is added up: the stream itself, or zeros where dropout comes before it. */
+    private Tensor added(Workspace workspace, Packing packing, Tensor stream) {
+        if (packing.dropout() == null) {
+            return stream;
+        }
+        Tensor added = workspace.floats(stream.shape());
+        ops.fill(added, 0);
+        return added;
+    }
+
+    /** Adds to the stream what dropout leaves of a half's result, unless it was added there. */
+    private void join(Workspace workspace, Packing packing, int half, Tensor stream, Tensor added) {
+        if (added != stream) {
+            ops.mul(stream, added, packing.dropout().mask(workspace, Dropout.site(layer, half), added), true);
+        }
+    }
+
+    /** From the gradient of the stream to that of a half's result, as activations. */
+    private Tensor thinned(Workspace workspace, Packing packing, int half, Tensor d) {
+        return workspace.activation(packing.thinned(ops, workspace, Dropout.site(layer, half), d));
     }
 
     private record Attended(
@@ -288,10 +316,10 @@ final class Block implements AutoCloseable {
         long mark = workspace.mark();
         if (normsFirst) {
             Tensor dnormed = workspace.activations(d.shape());
-            mlp.backward(workspace, dnormed, workspace.activation(d), saved.mlp, false);
+            mlp.backward(workspace, dnormed, thinned(workspace, packing, 1, d), saved.mlp, false);
             mlpNorm.backward(d, dnormed, saved.mlpStats, saved.mlpSum, true);
             workspace.release(mark);
-            Gradients g = attendBackward(workspace, workspace.activation(d), saved, packing, tail, ropeTable);
+            Gradients g = attendBackward(workspace, thinned(workspace, packing, 0, d), saved, packing, tail, ropeTable);
             if (tail == null) {
                 Tensor dinput = workspace.activations(rows, width);
                 qkv.backward(dinput, g.qkv, saved.normed, false);
@@ -305,10 +333,10 @@ final class Block implements AutoCloseable {
         } else {
             Tensor dmiddle = workspace.floats(d.shape());
             mlpNorm.backward(dmiddle, d, saved.mlpStats, saved.mlpSum, false);
-            mlp.backward(workspace, dmiddle, workspace.activation(dmiddle), saved.mlp, true);
+            mlp.backward(workspace, dmiddle, thinned(workspace, packing, 1, dmiddle), saved.mlp, true);
             attentionNorm.backward(d, dmiddle, saved.attentionStats, saved.attention, false);
             workspace.release(mark);
-            Gradients g = attendBackward(workspace, workspace.activation(d), saved, packing, tail, ropeTable);
+            Gradients g = attendBackward(workspace, thinned(workspace, packing, 0, d), saved, packing, tail, ropeTable);
             if (tail == null) {
                 qkv.backward(dx, g.qkv, saved.normed, true);
             } else {

@@ -1,9 +1,11 @@
 package org.hllm4j.nn;
 
 import org.hllm4j.engine.Context;
+import org.hllm4j.engine.Ops;
 import org.hllm4j.engine.Plan;
 import org.hllm4j.engine.PlanSpec;
 import org.hllm4j.engine.Tensor;
+import org.hllm4j.engine.Workspace;
 
 /**
  * A packed batch as the device sees it. Owns its tensors and plans.
@@ -13,10 +15,27 @@ import org.hllm4j.engine.Tensor;
  * @param tail the tokens whose last hidden state is wanted; null: all of them
  * @param store where the tokens' keys and values go, and the plans find them with those of earlier batches; null: the keys
  *     are the tokens' own. For inference only
+ * @param dropout of this pass; null: none
  */
-public record Packing(Tensor positions, Plan plan, Tail tail, Store store) implements AutoCloseable {
+public record Packing(Tensor positions, Plan plan, Tail tail, Store store, Dropout dropout)
+        implements AutoCloseable {
     public Packing(Tensor positions, Plan plan, Tail tail) {
-        this(positions, plan, tail, null);
+        this(positions, plan, tail, null, null);
+    }
+
+    /** The same, in place of this one. */
+    public Packing with(Dropout thinning) {
+        return new Packing(positions, plan, tail, store, thinning);
+    }
+
+    /** x, or what the dropout leaves of it. */
+    Tensor thinned(Ops ops, Workspace workspace, int site, Tensor x) {
+        if (dropout == null) {
+            return x;
+        }
+        Tensor left = workspace.floats(x.shape());
+        ops.mul(left, x, dropout.mask(workspace, site, x), false);
+        return left;
     }
 
     /**

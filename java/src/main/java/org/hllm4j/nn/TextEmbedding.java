@@ -11,14 +11,16 @@ import org.hllm4j.weights.ModelConfig;
 final class TextEmbedding implements AutoCloseable {
     private final Ops ops;
     private final Parameter positions;
-    private final Parameter types;
+    private final Parameter types; // null: there is one kind of input
     private final Norm norm;
     private final Tensor ones;
 
     TextEmbedding(Context context, Parameters parameters, String prefix, ModelConfig config) {
         ops = context.ops();
         positions = parameters.get(prefix + "embeddings.position_embeddings.weight");
-        types = parameters.get(prefix + "embeddings.token_type_embeddings.weight");
+        types = config.tokenTypes() == 0
+                ? null
+                : parameters.get(prefix + "embeddings.token_type_embeddings.weight");
         norm = Norm.of(ops, parameters, prefix + "embeddings.LayerNorm", config);
         ones = context.zeros(DType.F32, 1, config.hiddenSize());
         ops.fill(ones, 1);
@@ -34,7 +36,9 @@ final class TextEmbedding implements AutoCloseable {
         Tensor places = workspace.floats(rows, x.size(1));
         ops.gatherRows(places, positions.value(), packing.positions());
         ops.mul(x, places, ones.repeat(rows), true);
-        ops.biasForward(x, textType(types.value()));
+        if (types != null) {
+            ops.biasForward(x, textType(types.value()));
+        }
         Tensor stats = norm.saved(workspace, rows);
         norm.forward(places, stats, x);
         return new Result(places, new Saved(x, stats));
@@ -46,7 +50,9 @@ final class TextEmbedding implements AutoCloseable {
         norm.backward(dx, dy, saved.stats, saved.sum, false);
         if (positions.trainable()) {
             ops.scatterAddRows(positions.gradient(), dx, packing.positions());
-            ops.biasBackward(textType(types.gradient()), dx);
+            if (types != null) {
+                ops.biasBackward(textType(types.gradient()), dx);
+            }
         }
         return dx;
     }

@@ -105,6 +105,7 @@ public final class Transformer implements AutoCloseable {
             stream = embedded.y();
             pass.embedding = embedded.saved();
         }
+        stream = packing.thinned(ops, workspace, Dropout.INPUT, stream);
         Block.Keep keep = !save ? Block.Keep.NOTHING : recompute ? Block.Keep.INPUT : Block.Keep.ALL;
         for (int i = 0; i < blocks.size(); i++) {
             pass.inputs.add(stream);
@@ -150,6 +151,7 @@ public final class Transformer implements AutoCloseable {
             workspace.release(mark);
             d = dx;
         }
+        d = pass.packing.thinned(ops, workspace, Dropout.INPUT, d);
         return input == null ? d : input.backward(workspace, d, pass.embedding, pass.packing);
     }
 

@@ -5,6 +5,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.function.LongConsumer;
+import org.hllm4j.HllmException;
 import org.hllm4j.data.Dataset;
 import org.hllm4j.data.Interactions;
 import org.hllm4j.engine.Context;
@@ -31,6 +32,31 @@ public record IdStart(
         implements ModelStart {
     /** Numbers of an item's vector in the official baselines. */
     public static final int WIDTH = 512;
+
+    /** Layers and heads of the official SASRec. */
+    public static final int LAYERS = 2;
+
+    public static final int HEADS = 4;
+
+    /**
+     * A self-attention model in the manner of SASRec: learned positions, LayerNorm behind each half of a layer, GELU, the
+     * feed-forward layer as wide as the rest.
+     *
+     * @param width of everything
+     * @param heads divides the width
+     */
+    public static IdStart sasrec(
+            int width, int layers, int heads, int maxHistory, List<String> textKeys, long seed) {
+        if (heads < 1 || width % heads != 0) {
+            throw new HllmException(heads + " heads do not divide a width of " + width);
+        }
+        ModelConfig user = ModelConfig.parse("""
+                {"model_type": "sasrec", "hidden_size": %d, "intermediate_size": %d, "num_hidden_layers": %d,
+                 "num_attention_heads": %d, "vocab_size": 1, "max_position_embeddings": %d, "hidden_act": "gelu",
+                 "type_vocab_size": 0, "layer_norm_eps": 1e-12, "initializer_range": 0.02}
+                """.formatted(width, width, layers, heads, maxHistory), "sasrec");
+        return new IdStart("sasrec", width, user, null, maxHistory, textKeys, seed);
+    }
 
     /**
      * Item ids into the shape of an LLM, as the official LLM-ID baseline.
@@ -95,7 +121,9 @@ public record IdStart(
         if (pretrained != null) {
             start.put("user_llm", Start.identity(pretrained));
         }
+        start.put("user_width", user.hiddenSize());
         start.put("user_layers", user.layers());
+        start.put("user_heads", user.heads());
         start.put("start_seed", seed);
         return new Origin(textKeys, "", start);
     }

@@ -55,7 +55,7 @@ public final class RunFolder {
     private static final String ITEM = "item_llm.";
     private static final String USER = "user_llm.";
     private static final String TRAINED =
-            "(manifest|summary|quickstart)\\.json|steps\\.jsonl|items\\.safetensors|model-\\d+"
+            "(manifest|summary|quickstart|budget|comparison)\\.json|steps\\.jsonl|items\\.safetensors|model-\\d+"
                     + "|checkpoint-\\d+\\.safetensors|events\\.out\\.tfevents\\..*";
 
     private final Path path;

@@ -37,7 +37,14 @@ record GenerativeObjective(Hllm model, Dataset data, TrainOptions options) imple
 
     @Override
     public GenerativeStep step(Tensor table) {
-        return new GenerativeStep(model, data.tokens(), options.maxRows(), (float) options.threshold(), table);
+        return new GenerativeStep(
+                model,
+                data.tokens(),
+                options.maxRows(),
+                (float) options.threshold(),
+                table,
+                options.dropout(),
+                options.seed());
     }
 
     @Override

@@ -11,6 +11,7 @@ import org.hllm4j.engine.Tensor;
 import org.hllm4j.engine.Workspace;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.model.UserLlm;
+import org.hllm4j.nn.Dropout;
 
 /**
  * Forward and backward of one training batch (HLLM section 3.2): every distinct item of the batch is encoded once, its
@@ -24,6 +25,8 @@ public final class GenerativeStep implements Objective.Step {
     private final Ops ops;
     private final BatchItems.Source source;
     private final float threshold;
+    private final double dropout;
+    private final long seed;
     private final boolean train;
     private final Workspace workspace;
 
@@ -34,10 +37,23 @@ public final class GenerativeStep implements Objective.Step {
      * @param table item vectors [N, D] for a frozen item side, else null: items are encoded
      */
     public GenerativeStep(Hllm model, int[][] tokens, int maxRows, float threshold, Tensor table) {
+        this(model, tokens, maxRows, threshold, table, 0, 0);
+    }
+
+    /**
+     * The same with dropout.
+     *
+     * @param dropout share that each step leaves out on the user side
+     * @param seed of what is left out, together with the number of the step
+     */
+    public GenerativeStep(
+            Hllm model, int[][] tokens, int maxRows, float threshold, Tensor table, double dropout, long seed) {
         this.model = model;
         this.context = model.context();
         this.ops = context.ops();
         this.threshold = threshold;
+        this.dropout = dropout;
+        this.seed = seed;
         source = new BatchItems.Source(model, tokens, maxRows, table);
         train = model.logitScale().trainable();
         workspace = context.workspace();
@@ -83,7 +99,7 @@ public final class GenerativeStep implements Objective.Step {
 
     @Override
     public Result run(Batch batch) {
-        return run(batch.sequences(), batch.negatives());
+        return run(batch.sequences(), batch.negatives(), batch.step());
     }
 
     /**
@@ -93,10 +109,14 @@ public final class GenerativeStep implements Objective.Step {
      * @param negatives item rows, shared by all positions
      */
     public Result run(int[][] sequences, int[] negatives) {
+        return run(sequences, negatives, 0);
+    }
+
+    private Result run(int[][] sequences, int[] negatives, long step) {
         long begin = System.nanoTime();
         long start = workspace.mark();
         try (BatchItems items = new BatchItems(source, workspace, occurrences(sequences, negatives))) {
-            return run(sequences, negatives, items, begin);
+            return run(sequences, negatives, step, items, begin);
         } finally {
             workspace.release(start);
         }
@@ -106,7 +126,7 @@ public final class GenerativeStep implements Objective.Step {
         return IntStream.concat(Arrays.stream(sequences).flatMapToInt(Arrays::stream), Arrays.stream(negatives));
     }
 
-    private Result run(int[][] sequences, int[] negatives, BatchItems items, long begin) {
+    private Result run(int[][] sequences, int[] negatives, long step, BatchItems items, long begin) {
         int width = model.config().width();
         Tensor vectors = items.vectors();
 
@@ -121,7 +141,8 @@ public final class GenerativeStep implements Objective.Step {
                 Arrays.stream(sequences).flatMapToInt(s -> Arrays.stream(s, 1, s.length)),
                 Arrays.stream(negatives),
                 threshold);
-        try (UserLlm.Pass user = model.users().forward(workspace, x, lengths, null, train)) {
+        Dropout thinning = train && dropout > 0 ? new Dropout(dropout, seed, step) : null;
+        try (UserLlm.Pass user = model.users().forward(workspace, x, lengths, null, train, thinning)) {
             Tensor du = train ? workspace.floats(positions, width) : null;
             NextItemLoss.Found found = next.run(user.output(), du, 1);
             Result result = result(found, positions, sequences, negatives, items);

@@ -13,6 +13,7 @@ import org.hllm4j.HllmException;
  * @param negatives per step, shared by all its positions; 0: max history + 1 per sequence, outside its own items
  * @param splitLong whether a longer history becomes several sequences, or is cut to its end
  * @param trainFraction share of the users whose sequences train
+ * @param dropout share that each step leaves out on the user side, see {@link org.hllm4j.nn.Dropout}
  * @param lr peak learning rate
  * @param warmup share of the steps in which the rate rises from 0; then it falls along a cosine
  * @param weightDecay of AdamW, on all parameters
@@ -33,6 +34,7 @@ public record TrainOptions(
         int negatives,
         boolean splitLong,
         double trainFraction,
+        double dropout,
         double lr,
         double warmup,
         double weightDecay,
@@ -45,11 +47,11 @@ public record TrainOptions(
         boolean evaluate,
         double checkpointMinutes) {
     public static final TrainOptions DEFAULTS =
-            new TrainOptions(5, 0, 16, 0, true, 1, 1e-4, 0.1, 0.01, 1, 0.99, 1, 16384, false, 5, true, 5);
+            new TrainOptions(5, 0, 16, 0, true, 1, 0, 1e-4, 0.1, 0.01, 1, 0.99, 1, 16384, false, 5, true, 5);
 
     /** The paper's code for its id-based baselines, where it differs. */
     public static final TrainOptions ID_DEFAULTS =
-            new TrainOptions(200, 0, 64, 0, true, 1, 1e-4, 0.1, 0.1, 1, 0.99, 1, 16384, false, 10, true, 5);
+            new TrainOptions(200, 0, 64, 0, true, 1, 0, 1e-4, 0.1, 0.1, 1, 0.99, 1, 16384, false, 10, true, 5);
 
     public TrainOptions {
         require(epochs >= 1, "epochs", epochs, "at least 1");
@@ -57,6 +59,7 @@ public record TrainOptions(
         require(batchUsers >= 1, "batch users", batchUsers, "at least 1");
         require(negatives >= 0, "negatives", negatives, "at least 0");
         require(trainFraction > 0 && trainFraction <= 1, "train fraction", trainFraction, "a share above 0, up to 1");
+        require(dropout >= 0 && dropout < 1, "dropout", dropout, "a share below 1");
         require(lr > 0 && lr < 1, "learning rate", lr, "between 0 and 1");
         require(warmup >= 0 && warmup <= 1, "warm-up", warmup, "a share from 0 to 1");
         require(weightDecay >= 0, "weight decay", weightDecay, "at least 0");
@@ -67,40 +70,44 @@ public record TrainOptions(
     }
 
     public TrainOptions withEpochs(int count) {
-        return with(count, maxSteps, batchUsers, negatives, trainFraction, lr, threshold, seed, recompute);
+        return with(count, maxSteps, batchUsers, negatives, trainFraction, dropout, lr, threshold, seed, recompute);
     }
 
     /** @param count 0: epochs alone count */
     public TrainOptions withMaxSteps(int count) {
-        return with(epochs, count, batchUsers, negatives, trainFraction, lr, threshold, seed, recompute);
+        return with(epochs, count, batchUsers, negatives, trainFraction, dropout, lr, threshold, seed, recompute);
     }
 
     public TrainOptions withBatchUsers(int sequences) {
-        return with(epochs, maxSteps, sequences, negatives, trainFraction, lr, threshold, seed, recompute);
+        return with(epochs, maxSteps, sequences, negatives, trainFraction, dropout, lr, threshold, seed, recompute);
     }
 
     public TrainOptions withNegatives(int perStep) {
-        return with(epochs, maxSteps, batchUsers, perStep, trainFraction, lr, threshold, seed, recompute);
+        return with(epochs, maxSteps, batchUsers, perStep, trainFraction, dropout, lr, threshold, seed, recompute);
     }
 
     public TrainOptions withTrainFraction(double share) {
-        return with(epochs, maxSteps, batchUsers, negatives, share, lr, threshold, seed, recompute);
+        return with(epochs, maxSteps, batchUsers, negatives, share, dropout, lr, threshold, seed, recompute);
+    }
+
+    public TrainOptions withDropout(double share) {
+        return with(epochs, maxSteps, batchUsers, negatives, trainFraction, share, lr, threshold, seed, recompute);
     }
 
     public TrainOptions withLr(double peak) {
-        return with(epochs, maxSteps, batchUsers, negatives, trainFraction, peak, threshold, seed, recompute);
+        return with(epochs, maxSteps, batchUsers, negatives, trainFraction, dropout, peak, threshold, seed, recompute);
     }
 
     public TrainOptions withThreshold(double cosine) {
-        return with(epochs, maxSteps, batchUsers, negatives, trainFraction, lr, cosine, seed, recompute);
+        return with(epochs, maxSteps, batchUsers, negatives, trainFraction, dropout, lr, cosine, seed, recompute);
     }
 
     public TrainOptions withSeed(long other) {
-        return with(epochs, maxSteps, batchUsers, negatives, trainFraction, lr, threshold, other, recompute);
+        return with(epochs, maxSteps, batchUsers, negatives, trainFraction, dropout, lr, threshold, other, recompute);
     }
 
     public TrainOptions withRecompute(boolean on) {
-        return with(epochs, maxSteps, batchUsers, negatives, trainFraction, lr, threshold, seed, on);
+        return with(epochs, maxSteps, batchUsers, negatives, trainFraction, dropout, lr, threshold, seed, on);
     }
 
     private TrainOptions with(
@@ -109,6 +116,7 @@ public record TrainOptions(
             int batchUsers,
             int negatives,
             double trainFraction,
+            double dropout,
             double lr,
             double threshold,
             long seed,
@@ -120,6 +128,7 @@ public record TrainOptions(
                 negatives,
                 splitLong,
                 trainFraction,
+                dropout,
                 lr,
                 warmup,
                 weightDecay,
@@ -151,6 +160,7 @@ public record TrainOptions(
         map.put("negatives", negatives);
         map.put("split_long", splitLong);
         map.put("train_fraction", trainFraction);
+        map.put("dropout", dropout);
         map.put("lr", lr);
         map.put("warmup", warmup);
         map.put("weight_decay", weightDecay);

@@ -16,7 +16,9 @@ public enum Family {
     /** Queries, keys and values come out of one matrix. */
     BAICHUAN("baichuan", "BaichuanForCausalLM", LayerNames.PACKED),
     /** Encoders: every token sees all of its text, and positions are learned vectors. */
-    BERT("bert", "BertModel", LayerNames.ENCODER);
+    BERT("bert", "BertModel", LayerNames.ENCODER),
+    /** An encoder's layers over a user's events, each of which sees those before it. */
+    SASREC("sasrec", "SASRec", LayerNames.ENCODER);
 
     private final String modelType;
     private final String architecture;
@@ -56,11 +58,16 @@ public enum Family {
     }
 
     /**
-     * Whether it is an encoder in the manner of BERT: bidirectional, learned positions, LayerNorm after each half of a
-     * layer, GELU. Else a decoder in the manner of Llama: causal, rotary positions, RMSNorm before each half, SwiGLU.
+     * Whether its layers are an encoder's, in the manner of BERT: learned positions, LayerNorm after each half of a layer,
+     * GELU. Else a decoder's, in the manner of Llama: rotary positions, RMSNorm before each half, SwiGLU.
      */
     public boolean encoder() {
-        return this == BERT;
+        return this == BERT || this == SASREC;
+    }
+
+    /** Whether a position sees those before it alone, and not those after it. */
+    public boolean causal() {
+        return this != BERT;
     }
 
     /** Whether queries and keys are normalised, head by head. */

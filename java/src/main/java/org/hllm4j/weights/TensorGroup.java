@@ -39,7 +39,9 @@ public record TensorGroup(Kind kind, List<String> names, List<Long> rows, long c
         long width = config.hiddenSize();
         if (family.encoder()) {
             groups.add(table("embeddings.position_embeddings.weight", config.maxPositions(), width));
-            groups.add(table("embeddings.token_type_embeddings.weight", config.tokenTypes(), width));
+            if (config.tokenTypes() > 0) {
+                groups.add(table("embeddings.token_type_embeddings.weight", config.tokenTypes(), width));
+            }
             norm(groups, "embeddings.LayerNorm", width, true);
         }
         for (int layer = 0; layer < config.layers(); layer++) {

@@ -36,6 +36,7 @@ class BaselinesTest {
         arguments.addAll(List.of("--interactions", world.interactions(), "--text-keys", "title,tag", "--out", out));
         switch (kind) {
             case LLM_ID -> arguments.addAll(List.of("--llm", world.llm(), "--id-width", 12, "--epochs", 3));
+            case SASREC -> arguments.addAll(List.of("--id-width", 12, "--heads", 3, "--epochs", 3));
             case POPULARITY, HLLM -> {}
         }
         arguments.addAll(List.of(more));

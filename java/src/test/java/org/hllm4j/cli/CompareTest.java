@@ -25,8 +25,8 @@ class CompareTest {
     private static Ran compare(TinyWorld world, Path out, Object... more) {
         List<Object> arguments = new ArrayList<>(List.of("compare", "--llm", world.llm(), "--items", world.items()));
         arguments.addAll(List.of("--interactions", world.interactions(), "--text-keys", "title,tag", "--out", out));
-        arguments.addAll(List.of("--epochs", "hllm=2,llm-id=3", "--max-history", 8));
-        arguments.addAll(List.of("--id-width", "llm-id=12"));
+        arguments.addAll(List.of("--epochs", "hllm=2,llm-id=3,sasrec=3", "--max-history", 8));
+        arguments.addAll(List.of("--id-width", "llm-id=12,sasrec=8"));
         arguments.addAll(List.of(more));
         return run(arguments.toArray());
     }

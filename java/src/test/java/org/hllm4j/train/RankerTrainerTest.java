@@ -49,7 +49,7 @@ class RankerTrainerTest {
     private static final int ITEMS = 30;
     private static final Hllm.Trained ALL = new Hllm.Trained(true, true, true);
     private static final TrainOptions OPTIONS =
-            new TrainOptions(3, 0, 8, 20, true, 1, 2e-3, 0.1, 0.01, 1, 1, Tiny.seed(), 1000, false, 5, true, 1e-9);
+            new TrainOptions(3, 0, 8, 20, true, 1, 0, 2e-3, 0.1, 0.01, 1, 1, Tiny.seed(), 1000, false, 5, true, 1e-9);
 
     @TempDir
     Path folder;
@@ -317,7 +317,7 @@ class RankerTrainerTest {
     @CsvSource({"LATE, 0", "EARLY, 0", "LATE, 0.1", "EARLY, 0.1"})
     void itLearnsWhatTheItemAloneDoesNotTell(Fusion fusion, double lambda) {
         TrainOptions longer = new TrainOptions(
-                80, 0, 8, 20, true, 1, 2e-3, 0.1, 0.01, 1, 1, Tiny.seed(), 1000, false, 20, true, 1000);
+                80, 0, 8, 20, true, 1, 0, 2e-3, 0.1, 0.01, 1, 1, Tiny.seed(), 1000, false, 20, true, 1000);
         Run run = train("run", fusion, lambda, ALL, longer, -1);
         double item = RankerEvaluator.baselines(ranking(lambda).events(data, Tiny.MAX_HISTORY), Split.VALIDATION, ITEMS)
                 .get("item mean rating")

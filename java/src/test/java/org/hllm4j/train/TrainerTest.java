@@ -33,7 +33,7 @@ import org.junit.jupiter.api.io.TempDir;
 
 class TrainerTest {
     private static final TrainOptions OPTIONS =
-            new TrainOptions(3, 0, 8, 20, true, 1, 5e-3, 0.1, 0.01, 1, 0.99, Tiny.seed(), 1000, false, 5, true, 1e-9);
+            new TrainOptions(3, 0, 8, 20, true, 1, 0, 5e-3, 0.1, 0.01, 1, 0.99, Tiny.seed(), 1000, false, 5, true, 1e-9);
 
     @TempDir
     Path folder;
@@ -143,7 +143,7 @@ class TrainerTest {
     void workSinceTheLastCheckpointIsDoneAgain() throws IOException {
         Trained whole = train("whole", OPTIONS, BOTH, -1);
         TrainOptions rarely = new TrainOptions(
-                3, 0, 8, 20, true, 1, 5e-3, 0.1, 0.01, 1, 0.99, Tiny.seed(), 1000, false, 5, true, 1000);
+                3, 0, 8, 20, true, 1, 0, 5e-3, 0.1, 0.01, 1, 0.99, Tiny.seed(), 1000, false, 5, true, 1000);
         train("killed", OPTIONS, BOTH, 3);
         RuntimeException killed = new RuntimeException("killed");
         try (Context context = Context.open(Tiny.device());
@@ -179,7 +179,7 @@ class TrainerTest {
     void otherOptionsOrDataDoNotContinueARun() {
         train("run", OPTIONS, BOTH, 2);
         TrainOptions other = new TrainOptions(
-                3, 0, 8, 20, true, 1, 4e-3, 0.1, 0.01, 1, 0.99, Tiny.seed(), 1000, false, 5, true, 1e-9);
+                3, 0, 8, 20, true, 1, 0, 4e-3, 0.1, 0.01, 1, 0.99, Tiny.seed(), 1000, false, 5, true, 1e-9);
         HllmException refused = assertThrows(HllmException.class, () -> train("run", other, BOTH, -1));
         assertTrue(refused.getMessage().contains("other options"), refused.getMessage());
     }
@@ -287,7 +287,7 @@ class TrainerTest {
     @Test
     void aCollapsedRunStopsWithAnExplanation() {
         TrainOptions everythingMasked =
-                new TrainOptions(1, 0, 8, 20, true, 1, 1e-3, 0.1, 0.01, 1, -2, Tiny.seed(), 1000, false, 5, true, 5);
+                new TrainOptions(1, 0, 8, 20, true, 1, 0, 1e-3, 0.1, 0.01, 1, -2, Tiny.seed(), 1000, false, 5, true, 5);
         HllmException collapsed =
                 assertThrows(HllmException.class, () -> train("collapsed", everythingMasked, BOTH, -1));
         assertTrue(collapsed.getMessage().contains("collapsed"), collapsed.getMessage());
