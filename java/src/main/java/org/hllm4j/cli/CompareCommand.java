@@ -269,8 +269,7 @@ final class CompareCommand extends Subcommand {
                         maxHistory,
                         textKeys,
                         seed);
-            case SASREC ->
-                IdStart.sasrec(width, IdStart.LAYERS, IdStart.HEADS, maxHistory, textKeys, seed);
+            case SASREC -> IdStart.sasrec(width, IdStart.LAYERS, IdStart.HEADS, maxHistory, textKeys, seed);
             case LLM_ID ->
                 IdStart.llmId(width, llm, entrant.userLayers(), Start.Init.RANDOM, maxHistory, textKeys, seed);
             case POPULARITY -> new PopularityStart(maxHistory, textKeys);

@@ -55,8 +55,9 @@ final class TrainCommand extends Subcommand {
     @Option(
             names = "--dropout",
             paramLabel = "SHARE",
-            description = "Of the user side's input vectors and of what each half of a layer adds, what a step leaves out."
-                    + " Default: 0; of sasrec 0.1.")
+            description =
+                    "Of the user side's input vectors and of what each half of a layer adds, what a step leaves out."
+                            + " Default: 0; of sasrec 0.1.")
     private Double dropout;
 
     @Option(names = "--restart", description = "Delete what an earlier training left in the run folder.")

@@ -147,7 +147,8 @@ public final class Hllm implements AutoCloseable {
             fill(parameters.get(ITEM_TOKEN), seed, 0, TOKEN_STD);
         }
         if (config.projected()) {
-            fill(parameters.get(PROJECTION), seed, 1, (float) (1 / Math.sqrt(config.item().hiddenSize())));
+            fill(parameters.get(PROJECTION), seed, 1, (float)
+                    (1 / Math.sqrt(config.item().hiddenSize())));
             refresh();
         }
     }

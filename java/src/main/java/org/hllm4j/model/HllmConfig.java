@@ -46,8 +46,9 @@ public record HllmConfig(
             throw new HllmException("a sasrec reads events, not texts; it can be the user side only");
         }
         if (!user.family().causal()) {
-            throw new HllmException("a " + user.family().modelType() + " sees events before and after one alike, so as a "
-                    + "User LLM it would be told what it has to predict; it can be the Item LLM only");
+            throw new HllmException(
+                    "a " + user.family().modelType() + " sees events before and after one alike, so as a "
+                            + "User LLM it would be told what it has to predict; it can be the Item LLM only");
         }
         if (maxTextLength < 1 || maxHistory < 1) {
             throw new HllmException(

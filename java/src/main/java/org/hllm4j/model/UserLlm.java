@@ -69,14 +69,13 @@ public final class UserLlm implements AutoCloseable {
     }
 
     /** The same with what a training step leaves out; null: nothing. */
-    public Pass forward(
-            Workspace workspace, Tensor x, int[] lengths, int[] wanted, boolean save, Dropout dropout) {
+    public Pass forward(Workspace workspace, Tensor x, int[] lengths, int[] wanted, boolean save, Dropout dropout) {
         check(Arrays.stream(lengths).max().orElse(0));
         int[] positions = PackedTokens.sequences(lengths).positions();
         Pass pass = new Pass(new Packing(
-                context.of(positions),
-                context.plan(PlanSpec.causalSequences(lengths).within(transformer.window())),
-                wanted == null ? null : tail(positions, wanted))
+                        context.of(positions),
+                        context.plan(PlanSpec.causalSequences(lengths).within(transformer.window())),
+                        wanted == null ? null : tail(positions, wanted))
                 .with(dropout));
         pass.states = transformer.forward(workspace, x, pass.packing, save);
         return pass;
@@ -131,7 +130,10 @@ public final class UserLlm implements AutoCloseable {
     }
 
     private static int rows(List<CachedHistory> histories) {
-        return histories.stream().mapToInt(h -> h.fresh() + h.branches().length).max().orElse(0);
+        return histories.stream()
+                .mapToInt(h -> h.fresh() + h.branches().length)
+                .max()
+                .orElse(0);
     }
 
     private void check(int longest) {

@@ -1,7 +1,7 @@
 package org.hllm4j.nn;
 
-import org.hllm4j.engine.Tensor;
 import org.hllm4j.engine.Ops;
+import org.hllm4j.engine.Tensor;
 import org.hllm4j.engine.Workspace;
 
 /** RMSNorm of every head for itself: what Qwen3 does to queries and to keys, before their rotation. */

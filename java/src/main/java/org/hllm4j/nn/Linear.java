@@ -34,8 +34,7 @@ public final class Linear implements AutoCloseable {
 
     /** The product of a group of matrices that starts with this module's, and of its biases where it has some. */
     static Linear of(Context context, Parameters parameters, String firstModule) {
-        return new Linear(
-                context, parameters.fused(firstModule + ".weight"), parameters.fused(firstModule + ".bias"));
+        return new Linear(context, parameters.fused(firstModule + ".weight"), parameters.fused(firstModule + ".bias"));
     }
 
     /** y [T, N] = x [T, K] w^T + b, or y += when {@code accumulate}. */

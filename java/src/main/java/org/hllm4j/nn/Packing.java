@@ -17,8 +17,7 @@ import org.hllm4j.engine.Workspace;
  *     are the tokens' own. For inference only
  * @param dropout of this pass; null: none
  */
-public record Packing(Tensor positions, Plan plan, Tail tail, Store store, Dropout dropout)
-        implements AutoCloseable {
+public record Packing(Tensor positions, Plan plan, Tail tail, Store store, Dropout dropout) implements AutoCloseable {
     public Packing(Tensor positions, Plan plan, Tail tail) {
         this(positions, plan, tail, null, null);
     }

@@ -19,9 +19,10 @@ final class RopeTable {
         Map<String, Object> scaling = config.ropeScaling();
         String type = scaling == null ? "default" : String.valueOf(scaling.get("rope_type"));
         if (type.equals("dynamic") && positions > config.maxPositions()) {
-            throw new HllmException("RoPE of type dynamic turns every position by another angle once a text has more than "
-                    + config.maxPositions() + " positions, so nothing could be shared or kept; " + positions
-                    + " are asked for. Shorten texts or history");
+            throw new HllmException(
+                    "RoPE of type dynamic turns every position by another angle once a text has more than "
+                            + config.maxPositions() + " positions, so nothing could be shared or kept; " + positions
+                            + " are asked for. Shorten texts or history");
         }
         float factor = type.equals("yarn") ? (float) yarnAttention(scaling) : 1;
         float[] table = new float[Math.multiplyExact(positions, headDim)];

@@ -18,9 +18,7 @@ final class TextEmbedding implements AutoCloseable {
     TextEmbedding(Context context, Parameters parameters, String prefix, ModelConfig config) {
         ops = context.ops();
         positions = parameters.get(prefix + "embeddings.position_embeddings.weight");
-        types = config.tokenTypes() == 0
-                ? null
-                : parameters.get(prefix + "embeddings.token_type_embeddings.weight");
+        types = config.tokenTypes() == 0 ? null : parameters.get(prefix + "embeddings.token_type_embeddings.weight");
         norm = Norm.of(ops, parameters, prefix + "embeddings.LayerNorm", config);
         ones = context.zeros(DType.F32, 1, config.hiddenSize());
         ops.fill(ones, 1);

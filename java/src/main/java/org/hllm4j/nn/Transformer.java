@@ -46,8 +46,9 @@ public final class Transformer implements AutoCloseable {
         window = config.slidingWindow() < maxPositions ? config.slidingWindow() : 0;
         family = config.family();
         if (family.encoder() && maxPositions > config.maxPositions()) {
-            throw new HllmException("texts of up to " + maxPositions + " tokens, [ITEM] included, but the model has learned "
-                    + "only " + config.maxPositions() + " positions; shorten --max-text-length");
+            throw new HllmException(
+                    "texts of up to " + maxPositions + " tokens, [ITEM] included, but the model has learned " + "only "
+                            + config.maxPositions() + " positions; shorten --max-text-length");
         }
         input = family.encoder() ? new TextEmbedding(context, parameters, prefix, config) : null;
         ropeTable = family.encoder()

@@ -45,8 +45,7 @@ public record IdStart(
      * @param width of everything
      * @param heads divides the width
      */
-    public static IdStart sasrec(
-            int width, int layers, int heads, int maxHistory, List<String> textKeys, long seed) {
+    public static IdStart sasrec(int width, int layers, int heads, int maxHistory, List<String> textKeys, long seed) {
         if (heads < 1 || width % heads != 0) {
             throw new HllmException(heads + " heads do not divide a width of " + width);
         }

@@ -163,8 +163,7 @@ public final class RunFolder {
         ModelConfig config = (item ? model.config().item() : model.config().user()).withTieWordEmbeddings(true);
         String prefix = item ? ITEM : USER;
         Map<String, Tensor> tensors = named(
-                model.of(side).stream().filter(p -> p.name().startsWith(prefix)).toList(),
-                prefix);
+                model.of(side).stream().filter(p -> p.name().startsWith(prefix)).toList(), prefix);
         if (item) {
             write(folder.resolve("model.safetensors"), tensors);
         } else {

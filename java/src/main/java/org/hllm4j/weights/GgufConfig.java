@@ -33,8 +33,8 @@ final class GgufConfig {
         int heads = size(gguf, arch + "attention.head_count", -1);
         int headDim = size(gguf, arch + "attention.key_length", hidden / heads);
         if (size(gguf, arch + "rope.dimension_count", headDim) != headDim) {
-            throw new HllmException(
-                    gguf.origin() + ": RoPE over a part of the head (" + arch + "rope.dimension_count) is not supported");
+            throw new HllmException(gguf.origin() + ": RoPE over a part of the head (" + arch
+                    + "rope.dimension_count) is not supported");
         }
         double theta = gguf.real(arch + "rope.freq_base", 10000);
         return new ModelConfig(

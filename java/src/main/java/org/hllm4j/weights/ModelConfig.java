@@ -62,8 +62,8 @@ public record ModelConfig(
             "llama3", List.of("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
             "yarn", List.of("factor"));
 
-    private static final Map<String, List<String>> MORE_ROPE_NUMBERS = Map.of(
-            "yarn", List.of("original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow"));
+    private static final Map<String, List<String>> MORE_ROPE_NUMBERS =
+            Map.of("yarn", List.of("original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow"));
 
     /** A decoder without biases and window. */
     public ModelConfig(
@@ -124,7 +124,8 @@ public record ModelConfig(
             throw new HllmException("model config: a sliding window of " + slidingWindow + " positions");
         }
         if (family == Family.BAICHUAN && kvHeads != heads) {
-            throw new HllmException("model config: W_pack holds as many key/value heads as query heads, not " + kvHeads);
+            throw new HllmException(
+                    "model config: W_pack holds as many key/value heads as query heads, not " + kvHeads);
         }
         if (ropeScaling != null) {
             // sorted: the same JSON in every run
@@ -295,8 +296,9 @@ public record ModelConfig(
             int heads = heads(llama ? 32 : null);
             boolean packed = family == Family.BAICHUAN;
             if (packed && !present(root, "max_position_embeddings")) {
-                throw refusal("there is no max_position_embeddings: a Baichuan with ALiBi (13B), only those with RoPE (7B) "
-                        + "are supported");
+                throw refusal(
+                        "there is no max_position_embeddings: a Baichuan with ALiBi (13B), only those with RoPE (7B) "
+                                + "are supported");
             }
             boolean attentionBias = bias("attention_bias", llama || family == Family.QWEN3);
             JsonNode rope = present(root, "rope_parameters") ? root.get("rope_parameters") : root.path("rope_scaling");
@@ -343,12 +345,11 @@ public record ModelConfig(
 
         /** One window for all layers, or none. */
         private int slidingWindow(Family family) {
-            int window =
-                    switch (family) {
-                        case MISTRAL -> root.has("sliding_window") ? integer("sliding_window", 0) : 4096;
-                        case QWEN2, QWEN3 -> flag("use_sliding_window") ? integer("sliding_window", 4096) : 0;
-                        default -> 0;
-                    };
+            int window = switch (family) {
+                case MISTRAL -> root.has("sliding_window") ? integer("sliding_window", 0) : 4096;
+                case QWEN2, QWEN3 -> flag("use_sliding_window") ? integer("sliding_window", 4096) : 0;
+                default -> 0;
+            };
             if (window == 0) {
                 return 0;
             }

@@ -74,7 +74,12 @@ public record TensorGroup(Kind kind, List<String> names, List<Long> rows, long c
     }
 
     private static void product(
-            List<TensorGroup> groups, String prefix, List<String> modules, List<Long> rows, long columns, boolean bias) {
+            List<TensorGroup> groups,
+            String prefix,
+            List<String> modules,
+            List<Long> rows,
+            long columns,
+            boolean bias) {
         groups.add(new TensorGroup(Kind.MATRIX, names(prefix, modules, ".weight"), rows, columns));
         if (bias) {
             groups.add(new TensorGroup(Kind.VECTOR, names(prefix, modules, ".bias"), rows, 1));

@@ -87,7 +87,7 @@ class HllmTest {
                 near("item " + i, expected[i], found[i]);
             }
             Tensor matrix = model.parameters()
-                    .get(ItemLlm.PREFIX + "layers.0.mlp.down_proj.weight")
+                    .get(ItemLlm.PREFIX + "model.layers.0.mlp.down_proj.weight")
                     .value();
             assertThrows(HllmException.class, matrix::toFloats);
         }

@@ -38,7 +38,8 @@ class SasrecTest {
         Random random = new Random(seed);
         int[] lengths = {1, HISTORY, 3};
         int rows = Arrays.stream(lengths).sum();
-        ModelConfig user = IdStart.sasrec(WIDTH, LAYERS, HEADS, HISTORY, List.of(), seed).user();
+        ModelConfig user =
+                IdStart.sasrec(WIDTH, LAYERS, HEADS, HISTORY, List.of(), seed).user();
         HllmConfig config = new HllmConfig(new IdTable(4, WIDTH), user, HISTORY);
         double[] x = gaussian(random, rows * WIDTH);
         double[] d = gaussian(random, rows * WIDTH);
@@ -54,7 +55,8 @@ class SasrecTest {
             Map<String, double[]> values = new HashMap<>();
             for (Parameter parameter : model.of(Hllm.Side.USER)) {
                 // Large, so that attention and GELU leave their linear part; no two numbers alike.
-                double[] drawn = gaussian(random, Math.toIntExact(parameter.value().elements()));
+                double[] drawn =
+                        gaussian(random, Math.toIntExact(parameter.value().elements()));
                 parameter.value().write(floats(drawn));
                 values.put(parameter.name(), drawn);
             }
@@ -221,7 +223,10 @@ class SasrecTest {
         for (int t = 0; t < x.length; t++) {
             double[] row = x[t];
             double mean = Arrays.stream(row).average().orElseThrow();
-            double variance = Arrays.stream(row).map(v -> (v - mean) * (v - mean)).average().orElseThrow();
+            double variance = Arrays.stream(row)
+                    .map(v -> (v - mean) * (v - mean))
+                    .average()
+                    .orElseThrow();
             for (int k = 0; k < WIDTH; k++) {
                 y[t][k] = (row[k] - mean) / Math.sqrt(variance + 1e-12) * weight[k] + bias[k];
             }

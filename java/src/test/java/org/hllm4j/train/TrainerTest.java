@@ -32,8 +32,8 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
 class TrainerTest {
-    private static final TrainOptions OPTIONS =
-            new TrainOptions(3, 0, 8, 20, true, 1, 0, 5e-3, 0.1, 0.01, 1, 0.99, Tiny.seed(), 1000, false, 5, true, 1e-9);
+    private static final TrainOptions OPTIONS = new TrainOptions(
+            3, 0, 8, 20, true, 1, 0, 5e-3, 0.1, 0.01, 1, 0.99, Tiny.seed(), 1000, false, 5, true, 1e-9);
 
     @TempDir
     Path folder;

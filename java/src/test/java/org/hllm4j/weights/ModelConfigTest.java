@@ -19,7 +19,8 @@ class ModelConfigTest {
     @Test
     void missingKeysHaveTheDefaultsOfLlamaConfig() {
         assertEquals(
-                new ModelConfig(Family.LLAMA, 4096, 11008, 32, 32, 32, 128, 32000, 1e-6, 10000, null, 2048, 0.02, false, 1),
+                new ModelConfig(
+                        Family.LLAMA, 4096, 11008, 32, 32, 32, 128, 32000, 1e-6, 10000, null, 2048, 0.02, false, 1),
                 parse("{}"));
         assertEquals(
                 8, parse("{'num_attention_heads':8,'num_key_value_heads':null}").kvHeads());

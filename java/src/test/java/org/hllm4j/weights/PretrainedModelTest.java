@@ -106,7 +106,8 @@ class PretrainedModelTest {
             Path broken = save(model, "", Layout.SAFETENSORS, names);
             Files.writeString(
                     broken.resolve("config.json"),
-                    new ModelConfig(Family.LLAMA, 8, 14, 1, 2, 1, 4, 5, 1e-5, 10000, null, 64, 0.02, false, null).toJson());
+                    new ModelConfig(Family.LLAMA, 8, 14, 1, 2, 1, 4, 5, 1e-5, 10000, null, 64, 0.02, false, null)
+                            .toJson());
             try (PretrainedModel opened = PretrainedModel.open(broken)) {
                 refused(
                         opened::check,
