@@ -298,6 +298,7 @@ DeviceTiles DevicePlan::find(Context& context, const Plan& plan, const Cut& cut)
         upload(context, tiles, held);
         at = held_.emplace(cut, std::move(held)).first;
     }
+    at->second.upload.await(context);
     DeviceTiles found = at->second.tiles;
     if (context.capture) {  // what an update may bring
         found.tiles = static_cast<int>(at->second.room.tiles);
@@ -352,6 +353,18 @@ void DevicePlan::upload(Context& context, const Tiles& tiles, Held& held) {
                   counts[0],
                   counts[1],
                   tiles.partials};
+    held.upload.enqueued(context);
+}
+
+void Upload::enqueued(Context& context) {
+    by_ = &context;
+    done_ = context.backend->make_event();
+    done_->record(context);
+}
+
+void Upload::await(Context& context) const {
+    // A capture follows a call of its own context, which has waited; in itself it must not.
+    if (&context != by_ && !context.capture) done_->wait(context);
 }
 
 void CudaBackend::prepare(Context& context, Plan& plan) {

@@ -71,6 +71,17 @@ struct DeviceTiles {
     int64_t partials;  // to hold
 };
 
+// That a plan's arrays are on their way to the device, in one context's stream; what others launch has to wait for them.
+class Upload {
+   public:
+    void enqueued(Context& context);
+    void await(Context& context) const;
+
+   private:
+    const Context* by_ = nullptr;
+    std::shared_ptr<Event> done_;
+};
+
 struct FlashPlan;
 
 // Plan::device. How tiles are cut depends on the model's heads, so they are made when the first call needs them; an update
@@ -83,9 +94,13 @@ class DevicePlan {
 
     // As the FlashAttention library reads the plan; made by the first call after an update.
     template <class Make>
-    std::shared_ptr<const FlashPlan> flash(Make&& make) {
+    std::shared_ptr<const FlashPlan> flash(Context& context, Make&& make) {
         std::lock_guard lock(mutex_);
-        if (!flash_) flash_ = make();
+        if (!flash_) {
+            flash_ = make();
+            flash_upload_.enqueued(context);
+        }
+        flash_upload_.await(context);
         return flash_;
     }
 
@@ -104,6 +119,7 @@ class DevicePlan {
         Sizes room;
         std::shared_ptr<Buffer> buffer;
         DeviceTiles tiles;
+        Upload upload;
     };
     DeviceTiles find(Context& context, const Plan& plan, const Cut& cut);
     static Tiles make(const Plan& plan, const Cut& cut);
@@ -114,6 +130,7 @@ class DevicePlan {
     std::mutex mutex_;
     std::map<Cut, Held> held_;
     std::shared_ptr<const FlashPlan> flash_;
+    Upload flash_upload_;
 };
 
 }  // namespace hllm::cuda

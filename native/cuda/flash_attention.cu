@@ -112,7 +112,7 @@ std::shared_ptr<const FlashPlan> flash_plan(Context& context, const Plan& plan, 
                                             float scale) {
     static const auto none = std::make_shared<const FlashPlan>();
     if (context.capture || !(scale > 0) || left_out()) return none;
-    auto made = device_plan(plan).flash([&] { return make_flash_plan(context, plan); });
+    auto made = device_plan(plan).flash(context, [&] { return make_flash_plan(context, plan); });
     // The library counts rows of all heads in 32 bits.
     const int64_t padded = lse_stride + int64_t{TILE_ROWS} * static_cast<int64_t>(plan.segments.size());
     return padded * q.shape[1] > INT32_MAX ? none : made;

@@ -27,13 +27,18 @@ function(planted_bug name file source text replacement tests expected)
   endif()
 
   set(target planted_bug_${name})
-  add_library(${target} SHARED ${compiled}
+  add_library(${target}_source OBJECT ${compiled})
+  set_target_properties(${target}_source PROPERTIES CXX_STANDARD 17 POSITION_INDEPENDENT_CODE ON)
+  target_include_directories(${target}_source BEFORE PRIVATE ${folder})
+  target_include_directories(${target}_source PRIVATE ${PROJECT_SOURCE_DIR}/native/include)
+  target_compile_definitions(${target}_source PRIVATE HLLM_VERSION="${PROJECT_VERSION}")
+  target_compile_options(${target}_source PRIVATE -O1 -w -ffp-contract=off)
+  target_link_libraries(${target}_source PRIVATE cuda_emulator)
+  # The changed object first: of a kernel in a header, which several objects have, the linker takes the first.
+  add_library(${target} SHARED $<TARGET_OBJECTS:${target}_source>
     $<FILTER:$<TARGET_OBJECTS:hllm_cuda_emulated>,EXCLUDE,/cuda/${source}>)
-  set_target_properties(${target} PROPERTIES CXX_STANDARD 17 OUTPUT_NAME hllm_cuda_emulated LIBRARY_OUTPUT_DIRECTORY ${folder})
-  target_include_directories(${target} BEFORE PRIVATE ${folder})
-  target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/native/include)
-  target_compile_definitions(${target} PRIVATE HLLM_VERSION="${PROJECT_VERSION}")
-  target_compile_options(${target} PRIVATE -O1 -w -ffp-contract=off)
+  set_target_properties(${target} PROPERTIES LINKER_LANGUAGE CXX OUTPUT_NAME hllm_cuda_emulated
+    LIBRARY_OUTPUT_DIRECTORY ${folder})
   target_link_libraries(${target} PRIVATE cuda_emulator Threads::Threads)
   target_link_options(${target} PRIVATE -static-libstdc++ -static-libgcc
     -Wl,--version-script,${PROJECT_SOURCE_DIR}/native/plugin.map)
