@@ -26,6 +26,7 @@ ITEM_LAYERS, USER_LAYERS, MAX_HISTORY, MAX_TEXT = 1, 2, 6, 8
 # Items of each user, and a label for each event: None is history only. One user has a single event, one the longest history.
 SEQUENCES = [[0, 1, 2, 3, 1, 4, 5], [6], [2, 7], [8, 3, 3, 9]]
 LABELS = [[1, 0, None, 1, 0, 0, 1], [1], [None, 0], [0, 1, 1, 0]]
+PRIORS = [[0.5, -1.25, 0, 2, 0.75, -0.5, 1], [-2], [0, 1.5], [0.25, -0.75, 3, 0]]  # added to the logits, where they are used
 NEGATIVES = [10, 3, 11, 0, 10, 9]
 
 
@@ -68,14 +69,15 @@ class Ranker(torch.nn.Module):
         hidden = torch.nn.functional.silu(h["gate_proj"] @ x) * (h["up_proj"] @ x)
         return (h["down_proj"] @ hidden + h["bias"])[0]
 
-    def forward(self, tokens, weight):
+    def forward(self, tokens, weight, share):
+        """Loss and logits with InfoNCE of some weight, and some share of the priors."""
         logits, labels, losses = [], [], []
         n = torch.stack([self.vector(tokens[i]) for i in NEGATIVES])
-        for items, marks in zip(SEQUENCES, LABELS):
+        for items, marks, priors in zip(SEQUENCES, LABELS, PRIORS):
             vectors = [self.vector(tokens[i]) for i in items]
             for t, label in enumerate(marks):
                 if label is not None:
-                    logits.append(self.logit(vectors[:t], vectors[t]))
+                    logits.append(self.logit(vectors[:t], vectors[t]) + share * priors[t])
                     labels.append(float(label))
             if len(items) > 1:
                 for t, u in enumerate(self.states(vectors[:-1])):
@@ -113,15 +115,18 @@ def main(folder):
             for p in model.parameters():
                 p.copy_(p.float())
         out = {f"param.{k}": f32(p) for k, p in named.items()}
-        for kind, weight in (("bce", 0.0), ("joint", LAMBDA)):
+        for kind, weight, share in (("prior", LAMBDA, 1), ("bce", 0.0, 0), ("joint", LAMBDA, 0)):
             model.zero_grad()
-            loss, logits, bce, nce = model(tokens, weight)
+            loss, logits, bce, nce = model(tokens, weight, share)
             loss.backward()
+            if share:
+                out["prior.logits"], out["prior.losses"] = f32(logits), f32(torch.stack([bce, nce]))
             out |= {f"grad.{kind}.{k}": f32(p.grad) for k, p in named.items() if p.grad is not None and p.grad.any()}
         out["out.logits"], out["out.losses"] = f32(logits), f32(torch.stack([bce, nce]))
         out["batch.token_ids"], out["batch.token_lens"] = i64(sum(tokens, [])), i64([len(t) for t in tokens])
         out["batch.items"], out["batch.lens"] = i64(sum(SEQUENCES, [])), i64([len(s) for s in SEQUENCES])
         out["batch.labels"] = i64([-1 if y is None else y for y in sum(LABELS, [])])
+        out["batch.priors"] = numpy.array(sum(PRIORS, []), dtype=numpy.float32)
         out["batch.negatives"] = i64(NEGATIVES)
         meta = {"config": json.dumps(CONFIG), "item_layers": str(ITEM_LAYERS), "user_layers": str(USER_LAYERS),
                 "max_history": str(MAX_HISTORY), "max_text_length": str(MAX_TEXT), "fusion": fusion,

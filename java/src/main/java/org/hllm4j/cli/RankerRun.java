@@ -76,8 +76,7 @@ record RankerRun(RankerStart start, Fusion fusion, TrainOptions options, Ranking
                         RankerEvaluator.evaluate(
                                         model, table, events, split, progress.counter(name, "histories", sequences))
                                 .asMap());
-                Map<String, BinaryMetrics> baselines = RankerEvaluator.baselines(
-                        events, split, data.catalogue().size());
+                Map<String, BinaryMetrics> baselines = RankerEvaluator.baselines(events, split);
                 baselines.forEach((method, found) -> methods.put(method, found.asMap()));
                 metrics.put(name, methods);
             }

@@ -75,6 +75,13 @@ final class TrainRankerCommand extends Subcommand {
     private double lambda = 0.1;
 
     @Option(
+            names = "--no-item-prior",
+            description =
+                    "Leave it to the network what users think of an item on the whole, as in the paper, instead of"
+                            + " adding what the training labels say of it to the logit.")
+    private boolean noItemPrior;
+
+    @Option(
             names = "--hold-out",
             paramLabel = "SHARE",
             description = "The last events by time, of all users alike, that are not trained on: the first half of them"
@@ -127,7 +134,7 @@ final class TrainRankerCommand extends Subcommand {
             Interactions events = Interactions.read(
                     log.interactions, Catalogue.read(items.items, from.textKeys()), log.missing, rule.column());
             TimeSplit split = splitAt == null ? TimeSplit.last(events, holdOut) : TimeSplit.at(events, splitAt);
-            RankingOptions ranking = new RankingOptions(rule, split, lambda);
+            RankingOptions ranking = new RankingOptions(rule, split, lambda, !noItemPrior);
             Dataset data = from.dataset(events);
             progress.say(String.format(
                     Locale.ROOT,

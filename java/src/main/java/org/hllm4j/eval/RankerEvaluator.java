@@ -7,6 +7,8 @@ import java.util.Locale;
 import java.util.Map;
 import java.util.function.LongConsumer;
 import org.hllm4j.HllmException;
+import org.hllm4j.data.ItemMeans;
+import org.hllm4j.data.ItemPrior;
 import org.hllm4j.data.LabelledSequence;
 import org.hllm4j.data.LabelledSequences;
 import org.hllm4j.data.Split;
@@ -17,9 +19,6 @@ import org.hllm4j.model.Hllm;
 /** A ranker's AUC, GAUC and log loss on the held-out events, and those of the simple means that it has to beat. */
 public final class RankerEvaluator {
     private static final int MAX_ROWS = 4096;
-
-    /** Events of the mean of all that an item's mean is drawn to: an item seen once is hardly better known than none. */
-    private static final double PRIOR = 5;
 
     private RankerEvaluator() {}
 
@@ -39,38 +38,28 @@ public final class RankerEvaluator {
     }
 
     /**
-     * By name: the item's mean value in the rule's column, its share of ones, and the share of ones of all, each of the
-     * training events. Item means are drawn towards the mean of all. Where the column holds the labels, the first two are
-     * one.
-     *
-     * @param items size of the catalogue
+     * By name: the item's mean value in the rule's column, its bias that the ranker begins with ({@link ItemPrior}), its
+     * share of ones, and the share of ones of all, each of the training events. Item means are drawn towards the mean of
+     * all. Where the column holds the labels, means are shares.
      */
-    public static Map<String, BinaryMetrics> baselines(LabelledSequences data, Split split, int items) {
+    public static Map<String, BinaryMetrics> baselines(LabelledSequences data, Split split) {
         List<LabelledSequence> sequences = events(data, split);
         int[] users = users(sequences);
         int[] targets = LabelledSequence.targets(sequences).toArray();
         float[] labels = LabelledSequence.labels(sequences);
-        Means values = new Means(items);
-        Means ones = new Means(items);
-        for (int user = 0; user < data.interactions().users(); user++) {
-            int[] events = data.interactions().events(user);
-            double[] value = data.interactions().values(user);
-            float[] label = data.labels(user);
-            long[] times = data.interactions().timestamps(user);
-            for (int i = 0; i < events.length; i++) {
-                if (data.split().trains(times[i]) && !Float.isNaN(label[i])) {
-                    values.add(events[i], value[i]);
-                    ones.add(events[i], label[i]);
-                }
-            }
-        }
+        ItemMeans ones = data.meanLabels();
         double[] rate = Arrays.stream(targets).mapToDouble(ones::of).toArray();
         double[] same = new double[targets.length];
-        Arrays.fill(same, ones.mean());
+        Arrays.fill(same, ones.all());
         Map<String, BinaryMetrics> baselines = new LinkedHashMap<>();
         if (data.rule().comparison() != null) {
+            ItemMeans values = data.meanValues();
             double[] mean = Arrays.stream(targets).mapToDouble(values::of).toArray();
             baselines.put("item mean " + data.rule().column(), BinaryMetrics.of(users, mean, labels, null));
+        }
+        if (data.prior() != null) {
+            double[] bias = Arrays.stream(targets).mapToDouble(data.prior()::of).toArray();
+            baselines.put("item bias", BinaryMetrics.of(users, bias, labels, null));
         }
         baselines.put("item rate", BinaryMetrics.of(users, rate, labels, rate));
         baselines.put("global rate", BinaryMetrics.of(users, same, labels, same));
@@ -96,32 +85,5 @@ public final class RankerEvaluator {
         return sequences.stream()
                 .flatMapToInt(s -> Arrays.stream(s.places()).map(place -> s.user()))
                 .toArray();
-    }
-
-    private static final class Means {
-        private final double[] sums;
-        private final int[] counts;
-        private double sum;
-        private int count;
-
-        Means(int items) {
-            sums = new double[items];
-            counts = new int[items];
-        }
-
-        void add(int item, double value) {
-            sums[item] += value;
-            counts[item]++;
-            sum += value;
-            count++;
-        }
-
-        double mean() {
-            return sum / count;
-        }
-
-        double of(int item) {
-            return (sums[item] + PRIOR * mean()) / (counts[item] + PRIOR);
-        }
     }
 }

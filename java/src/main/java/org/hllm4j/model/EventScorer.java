@@ -59,7 +59,9 @@ public final class EventScorer {
         Tensor vectors = workspace.floats(targets.length, width);
         ops.gatherRows(vectors, table, workspace.ints(targets));
         try (UserLlm.Pass user = model.users().forward(workspace, x, Branches.of(sequences), false, false)) {
-            return model.ranker().forward(workspace, user.output(), vectors).logits();
+            return model.ranker()
+                    .forward(workspace, user.output(), vectors, LabelledSequence.priors(sequences))
+                    .logits();
         }
     }
 }

@@ -1,5 +1,6 @@
 package org.hllm4j.model;
 
+import java.util.stream.IntStream;
 import org.hllm4j.engine.Context;
 import org.hllm4j.engine.Ops;
 import org.hllm4j.engine.Tensor;
@@ -14,7 +15,8 @@ import org.hllm4j.nn.RmsNorm;
  * their product to [u, e, u * e]; early fusion reads the state at the target alone. Both are normalised first: the
  * generative loss has taught them by their directions, and a product of large vectors would drown the rest. Then one
  * SwiGLU layer as wide as the model, the LLM's own, whose gates let features of user and target decide together, and a
- * sum with a bias that starts at the base rate.
+ * sum with a bias that starts at the base rate. What is known of a target whoever the user is comes from outside, as a
+ * prior that is added to the logit.
  */
 public final class RankingHead implements AutoCloseable {
     static final String PREFIX = "ranker.";
@@ -90,8 +92,9 @@ public final class RankingHead implements AutoCloseable {
     /**
      * @param states [B, D] of the User LLM at the branches
      * @param targets [B, D] item vectors; not read with early fusion, whose states have seen them
+     * @param priors [B] added to the logits
      */
-    public Pass forward(Workspace workspace, Tensor states, Tensor targets) {
+    public Pass forward(Workspace workspace, Tensor states, Tensor targets, float[] priors) {
         long rows = states.size(0);
         Tensor x = workspace.floats(rows, late ? 3L * width : width);
         Tensor userRstd = workspace.floats(rows);
@@ -108,6 +111,9 @@ public final class RankingHead implements AutoCloseable {
         ops.swigluForward(activated, gates);
         Tensor logits = workspace.floats(rows, 1);
         ops.gatherRows(logits, bias.value().reshape(1, 1), same(workspace, rows));
+        Tensor prior = workspace.floats(rows, 1);
+        prior.write(priors);
+        ops.scatterAddRows(logits, prior, each(workspace, rows));
         down.forward(logits, activated, true);
         return new Pass(logits.reshape(rows), states, targets, x, userRstd, itemRstd, input, gates, activated);
     }
@@ -144,6 +150,10 @@ public final class RankingHead implements AutoCloseable {
     /** The bias as a table of one row, which every logit takes. */
     private static Tensor same(Workspace workspace, long rows) {
         return workspace.ints(new int[Math.toIntExact(rows)]);
+    }
+
+    private static Tensor each(Workspace workspace, long rows) {
+        return workspace.ints(IntStream.range(0, Math.toIntExact(rows)).toArray());
     }
 
     void refresh() {

@@ -1,5 +1,8 @@
 package org.hllm4j.run;
 
+import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.core.type.TypeReference;
+import com.fasterxml.jackson.databind.ObjectMapper;
 import java.io.IOException;
 import java.nio.FloatBuffer;
 import java.nio.charset.StandardCharsets;
@@ -43,6 +46,7 @@ import org.hllm4j.weights.TensorWriter;
  * model-STEP/item/         the Item LLM as a Hugging Face folder, with the tokenizer; none where items are known by ids
  * model-STEP/user/         the User LLM likewise (one unused word embedding, as its inputs are vectors)
  * model-STEP/hllm.safetensors        [ITEM] token or table of ids, logit scale; a ranker's head and [USER] token
+ * model-STEP/item_priors.json        what a ranker adds to the logits of items, by id, where it does
  * items.safetensors        the catalogue's item vectors, with the hashes of model and ids that they belong to
  * checkpoint-STEP.safetensors        state of an unfinished training
  * </pre>
@@ -52,8 +56,10 @@ import org.hllm4j.weights.TensorWriter;
  */
 public final class RunFolder {
     private static final int CHUNK = 1 << 20; // elements
+    private static final ObjectMapper JSON = new ObjectMapper();
     private static final String ITEM = "item_llm.";
     private static final String USER = "user_llm.";
+    private static final String PRIORS = "item_priors.json";
     private static final String TRAINED =
             "(manifest|summary|quickstart|budget|comparison)\\.json|steps\\.jsonl|items\\.safetensors|model-\\d+"
                     + "|checkpoint-\\d+\\.safetensors|events\\.out\\.tfevents\\..*";
@@ -95,14 +101,30 @@ public final class RunFolder {
         return path.resolve(manifest.modelFolder());
     }
 
-    /** What goes into the manifest beside the model itself. */
+    /**
+     * What belongs to a model beside its weights, and goes into the manifest.
+     *
+     * @param itemPriors what a ranker adds to the logit of each item of the catalogue; null: nothing
+     */
     public record Description(
             List<String> textKeys,
             Catalogue catalogue,
             String tokenizerJson,
             Map<String, Object> training,
             Map<String, Map<String, Double>> metrics,
-            Map<String, String> environment) {}
+            Map<String, String> environment,
+            float[] itemPriors) {
+        /** Of a model that adds nothing. */
+        public Description(
+                List<String> textKeys,
+                Catalogue catalogue,
+                String tokenizerJson,
+                Map<String, Object> training,
+                Map<String, Map<String, Double>> metrics,
+                Map<String, String> environment) {
+            this(textKeys, catalogue, tokenizerJson, training, metrics, environment, null);
+        }
+    }
 
     /** Saves the model as the run's, replacing an earlier one. */
     public Manifest save(Hllm model, long step, Description description) {
@@ -129,6 +151,10 @@ public final class RunFolder {
                 .toList();
         write(folder.resolve("hllm.safetensors"), named(rest, ""));
         sha256.put("hllm.safetensors", Hashes.of(folder.resolve("hllm.safetensors")));
+        if (description.itemPriors() != null) {
+            writePriors(folder.resolve(PRIORS), description.catalogue(), description.itemPriors());
+            sha256.put(PRIORS, Hashes.of(folder.resolve(PRIORS)));
+        }
         sha256.put("prompt", Hashes.of(ItemText.PROMPT.getBytes(StandardCharsets.UTF_8)));
         sha256.put("ids", Hashes.of(description.catalogue()));
         HllmConfig config = model.config();
@@ -348,6 +374,43 @@ public final class RunFolder {
             Tensor table = context.zeros(DType.F32, shape);
             read(file, "items", table);
             return table;
+        }
+    }
+
+    // ---- Item priors ------------------------------------------------------------------------------------------------
+
+    private static void writePriors(Path file, Catalogue catalogue, float[] priors) {
+        Map<String, Float> byId = new TreeMap<>();
+        for (int row = 0; row < priors.length; row++) {
+            if (priors[row] != 0) {
+                byId.put(catalogue.id(row), priors[row]);
+            }
+        }
+        try {
+            PendingFile.write(file, JSON.writeValueAsBytes(byId));
+        } catch (JsonProcessingException e) {
+            throw new IllegalStateException(e);
+        }
+    }
+
+    /** What the run's ranker adds to the logit of each item of a catalogue: 0 for those that it was not trained with. */
+    public float[] loadPriors(Catalogue catalogue) {
+        float[] priors = new float[catalogue.size()];
+        Path file = modelFolder(manifest()).resolve(PRIORS);
+        if (!Files.exists(file)) {
+            return priors;
+        }
+        try {
+            Map<String, Float> byId = JSON.readValue(file.toFile(), new TypeReference<Map<String, Float>>() {});
+            byId.forEach((id, prior) -> {
+                int row = catalogue.row(id);
+                if (row >= 0) {
+                    priors[row] = prior;
+                }
+            });
+            return priors;
+        } catch (IOException e) {
+            throw new HllmException(file + ": cannot be read: " + e, e);
         }
     }
 

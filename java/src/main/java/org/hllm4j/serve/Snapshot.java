@@ -46,6 +46,7 @@ public final class Snapshot implements AutoCloseable {
     private final Context context;
     private final Catalogue catalogue;
     private final Hllm model;
+    private final float[] priors; // of the catalogue's items
     private final Workspace workspace;
     private Tensor table; // [capacity, D]
     private Tensor normalised;
@@ -62,6 +63,7 @@ public final class Snapshot implements AutoCloseable {
         this.context = context;
         this.catalogue = catalogue;
         this.model = model;
+        priors = run.loadPriors(catalogue);
         this.table = table;
         workspace = context.workspace();
         normalised = context.zeros(DType.F32, table.size(0), table.size(1));
@@ -394,14 +396,27 @@ public final class Snapshot implements AutoCloseable {
             long mark = workspace.mark();
             Tensor each = workspace.floats(end - begin, width);
             ops.gatherRows(each, all, workspace.ints(Arrays.copyOfRange(stateOf, begin, end)));
-            Tensor vectors = workspace.floats(end - begin, width);
-            ops.gatherRows(vectors, table, workspace.ints(Arrays.copyOfRange(targets, begin, end)));
-            float[] part =
-                    model.ranker().forward(workspace, each, vectors).logits().toFloats();
+            int[] rows = Arrays.copyOfRange(targets, begin, end);
+            Tensor vectors = workspace.floats(rows.length, width);
+            ops.gatherRows(vectors, table, workspace.ints(rows));
+            float[] part = model.ranker()
+                    .forward(workspace, each, vectors, priors(rows))
+                    .logits()
+                    .toFloats();
             System.arraycopy(part, 0, logits, begin, part.length);
             workspace.release(mark);
         }
         return logits;
+    }
+
+    /** What is known of items by themselves; one keeps that with another text. */
+    private float[] priors(int[] rows) {
+        float[] known = new float[rows.length];
+        for (int i = 0; i < rows.length; i++) {
+            int row = catalogue.row(id(rows[i]));
+            known[i] = row < 0 ? 0 : priors[row];
+        }
+        return known;
     }
 
     /** Rows of width D on the device, in the workspace. */

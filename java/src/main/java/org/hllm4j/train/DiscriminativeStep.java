@@ -144,7 +144,11 @@ public final class DiscriminativeStep implements AutoCloseable {
             Tensor dstates = workspace.floats(states.shape());
             long first = states.size(0) - count; // of the branches
             RankingHead.Pass head = model.ranker()
-                    .forward(workspace, states.rows(first, first + count), late ? items.gather(targets) : null);
+                    .forward(
+                            workspace,
+                            states.rows(first, first + count),
+                            late ? items.gather(targets) : null,
+                            LabelledSequence.priors(sequences));
             Tensor labels = workspace.floats(count);
             labels.write(LabelledSequence.labels(sequences));
             Tensor loss = workspace.floats(1);

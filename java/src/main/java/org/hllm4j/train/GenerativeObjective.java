@@ -71,6 +71,11 @@ record GenerativeObjective(Hllm model, Dataset data, TrainOptions options) imple
     }
 
     @Override
+    public float[] itemPriors() {
+        return null;
+    }
+
+    @Override
     public Map<String, Object> asMap() {
         return Map.of();
     }

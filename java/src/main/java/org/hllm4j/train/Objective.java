@@ -32,6 +32,9 @@ sealed interface Objective permits GenerativeObjective, RankingObjective {
     /** @param table item vectors [N, D] of the model as it stands */
     Map<String, Double> validate(Tensor table, TrainListener listener);
 
+    /** What is added to the logit of each item of the catalogue, saved with the model; null: nothing. */
+    float[] itemPriors();
+
     /** What results depend on beside {@link TrainOptions}, by name. */
     Map<String, Object> asMap();
 }

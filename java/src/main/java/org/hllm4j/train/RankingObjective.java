@@ -95,6 +95,11 @@ final class RankingObjective implements Objective {
     }
 
     @Override
+    public float[] itemPriors() {
+        return labelled.prior() == null ? null : labelled.prior().values();
+    }
+
+    @Override
     public Map<String, Object> asMap() {
         Map<String, Object> map = new LinkedHashMap<>(ranking.asMap());
         map.put("fusion", model.config().fusion().name().toLowerCase(Locale.ROOT));

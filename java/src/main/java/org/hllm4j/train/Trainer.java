@@ -230,7 +230,8 @@ public final class Trainer {
                         origin.tokenizerJson(),
                         training,
                         new HashMap<>(metrics),
-                        environment()));
+                        environment(),
+                        objective.itemPriors()));
     }
 
     private Map<String, String> environment() {

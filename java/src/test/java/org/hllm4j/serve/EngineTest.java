@@ -94,7 +94,13 @@ class EngineTest {
                     model,
                     1,
                     new RunFolder.Description(
-                            List.of("title"), catalogue, tokenizer(), Map.of(), Map.of(), Map.of("native", "test")));
+                            List.of("title"),
+                            catalogue,
+                            tokenizer(),
+                            Map.of(),
+                            Map.of(),
+                            Map.of("native", "test"),
+                            fusion == null ? null : gaussian(ITEMS, seed)));
         }
         return run;
     }
@@ -245,6 +251,7 @@ class EngineTest {
                 candidates.stream().sorted().toList(),
                 ids(answer).stream().sorted().toList());
         List<String> seen = history.subList(Math.max(0, history.size() - Tiny.MAX_HISTORY), history.size());
+        float[] priors = gaussian(ITEMS, 1); // as the run of that seed has them
         float before = 1;
         assertTrue(Set.copyOf(candidates).size() < 2
                 || answer.items().getLast().score() < answer.items().getFirst().score());
@@ -252,7 +259,8 @@ class EngineTest {
             int[] rows = Stream.concat(seen.stream(), Stream.of(item.itemId()))
                     .mapToInt(expected.catalogue()::row)
                     .toArray();
-            LabelledSequence sequence = new LabelledSequence(0, rows, new int[] {seen.size()}, new float[] {0});
+            LabelledSequence sequence = new LabelledSequence(
+                    0, rows, new int[] {seen.size()}, new float[] {0}, new float[] {priors[rows[seen.size()]]});
             float logit = EventScorer.logits(expected.model(), expected.table(), List.of(sequence), 100, null)[0];
             assertEquals(1 / (1 + Math.exp(-logit)), item.score(), 1e-4);
             assertTrue(item.score() <= before);

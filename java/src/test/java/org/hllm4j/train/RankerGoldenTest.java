@@ -34,7 +34,7 @@ import org.junit.jupiter.params.provider.EnumSource;
 
 /**
  * Numbers of golden/ranker_golden.py: plain PyTorch in double precision, every labelled event a sequence of its own, against
- * the shared pass: logits, both losses, and every gradient, with and without the generative loss.
+ * the shared pass: logits, both losses, and every gradient, with and without the generative loss and the items' priors.
  */
 class RankerGoldenTest {
     private static final double TOLERANCE = 2e-5; // norm of the difference over the norm
@@ -61,18 +61,27 @@ class RankerGoldenTest {
                     Integer.parseInt(meta.get("max_history")),
                     fusion);
             int[][] tokens = cut(golden.readLongs("batch.token_ids"), golden.readLongs("batch.token_lens"));
-            List<LabelledSequence> sequences = sequences(golden);
+            List<LabelledSequence> plain = sequences(golden, false);
+            List<LabelledSequence> known = sequences(golden, true);
             try (Hllm model = new Hllm(context, config, new Hllm.Trained(true, true, true), DType.F32)) {
                 model.load(parameters(golden));
-                float[] expected = floats(golden, "out.logits");
                 try (Tensor table = CatalogueEncoder.table(model, tokens, 4096, null)) {
                     for (int rows : new int[] {1, 10, 4096}) {
-                        near("logits", expected, EventScorer.logits(model, table, sequences, rows, null));
+                        near(
+                                "logits",
+                                floats(golden, "out.logits"),
+                                EventScorer.logits(model, table, plain, rows, null));
+                        near(
+                                "logits with priors",
+                                floats(golden, "prior.logits"),
+                                EventScorer.logits(model, table, known, rows, null));
                     }
                 }
                 for (int rows : new int[] {8, 4096}) { // in chunks that are encoded twice, and at once
-                    gradients(golden, model, tokens, sequences, rows, 0, "bce");
-                    gradients(golden, model, tokens, sequences, rows, Float.parseFloat(meta.get("lambda")), "joint");
+                    float lambda = Float.parseFloat(meta.get("lambda"));
+                    gradients(golden, model, tokens, plain, rows, 0, "bce", "out.losses");
+                    gradients(golden, model, tokens, plain, rows, lambda, "joint", "out.losses");
+                    gradients(golden, model, tokens, known, rows, lambda, "prior", "prior.losses");
                 }
             }
         }
@@ -85,11 +94,12 @@ class RankerGoldenTest {
             List<LabelledSequence> sequences,
             int rows,
             float lambda,
-            String kind) {
+            String kind,
+            String ofLosses) {
         int[] negatives = Arrays.stream(golden.readLongs("batch.negatives"))
                 .mapToInt(i -> (int) i)
                 .toArray();
-        float[] losses = floats(golden, "out.losses");
+        float[] losses = floats(golden, ofLosses);
         try (DiscriminativeStep step = new DiscriminativeStep(model, tokens, rows, 0.99f, lambda, null)) {
             model.context().ops().fill(model.parameters().gradients(), 0);
             DiscriminativeStep.Result found = step.run(sequences, negatives);
@@ -113,7 +123,9 @@ class RankerGoldenTest {
         }
     }
 
-    private static List<LabelledSequence> sequences(Safetensors golden) {
+    private static List<LabelledSequence> sequences(Safetensors golden, boolean withPriors) {
+        float[] all = floats(golden, "batch.priors");
+        int first = 0;
         int[][] items = cut(golden.readLongs("batch.items"), golden.readLongs("batch.lens"));
         int[][] marks = cut(golden.readLongs("batch.labels"), golden.readLongs("batch.lens"));
         List<LabelledSequence> sequences = new ArrayList<>();
@@ -122,10 +134,13 @@ class RankerGoldenTest {
             int[] places =
                     IntStream.range(0, mark.length).filter(i -> mark[i] >= 0).toArray();
             float[] labels = new float[places.length];
+            float[] priors = new float[places.length];
             for (int i = 0; i < labels.length; i++) {
                 labels[i] = mark[places[i]];
+                priors[i] = withPriors ? all[first + places[i]] : 0;
             }
-            sequences.add(new LabelledSequence(user, items[user], places, labels));
+            first += mark.length;
+            sequences.add(new LabelledSequence(user, items[user], places, labels, priors));
         }
         return sequences;
     }

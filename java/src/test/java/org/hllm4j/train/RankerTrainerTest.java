@@ -89,7 +89,7 @@ class RankerTrainerTest {
     }
 
     private RankingOptions ranking(double lambda) {
-        return new RankingOptions(LabelRule.parse("rating>=8"), TimeSplit.last(data.interactions(), 0.3), lambda);
+        return new RankingOptions(LabelRule.parse("rating>=8"), TimeSplit.last(data.interactions(), 0.3), lambda, true);
     }
 
     private static Hllm model(Context context, Fusion fusion, Pooling pooling, Hllm.Trained trained) {
@@ -319,7 +319,7 @@ class RankerTrainerTest {
         TrainOptions longer = new TrainOptions(
                 80, 0, 8, 20, true, 1, 0, 2e-3, 0.1, 0.01, 1, 1, Tiny.seed(), 1000, false, 20, true, 1000);
         Run run = train("run", fusion, lambda, ALL, longer, -1);
-        double item = RankerEvaluator.baselines(ranking(lambda).events(data, Tiny.MAX_HISTORY), Split.VALIDATION, ITEMS)
+        double item = RankerEvaluator.baselines(ranking(lambda).events(data, Tiny.MAX_HISTORY), Split.VALIDATION)
                 .get("item mean rating")
                 .auc();
         double found = run.summary().validation().get("auc");
@@ -330,6 +330,8 @@ class RankerTrainerTest {
         assertEquals(fusion, folder.manifest().fusion());
         assertEquals("rating>=8", folder.manifest().training().get("label"));
         assertEquals(lambda, ((Number) folder.manifest().training().get("lambda")).doubleValue());
+        assertArrayEquals(
+                ranking(lambda).events(data, Tiny.MAX_HISTORY).prior().values(), folder.loadPriors(data.catalogue()));
         try (Context context = Context.open(Tiny.device(), DType.F32);
                 Hllm model = folder.load(context, DType.F32);
                 Tensor table = folder.loadItems(context, data.catalogue())) {
