@@ -47,6 +47,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
 
 /** Retriever and ranker over an engine, from run folders of random models. */
 class EngineTest {
@@ -575,6 +576,29 @@ class EngineTest {
         }
         assertEquals(13, batches.size());
         assertEquals(12, batches.stream().filter(b -> b == 6).count());
+    }
+
+    /** More than is computed at a time, of one question and of a batch. */
+    @ParameterizedTest
+    @EnumSource(Fusion.class)
+    void manyCandidatesAreRankedInParts(Fusion fusion) {
+        List<String> all = IntStream.range(0, ITEMS).mapToObj(i -> "i" + i).toList();
+        List<String> many = random.ints(9000, 0, ITEMS).mapToObj(i -> "i" + i).toList();
+        List<String> history = List.of("i1", "i2");
+        try (Engine engine =
+                        engine(snapshot(run("run", fusion, 1)), 100, 3, Duration.ofMinutes(10), Engine.Listener.NONE);
+                Ranker ranker = new Ranker(engine, source)) {
+            List<CompletableFuture<Answer>> asked = Stream.of(all, many, many)
+                    .map(candidates -> ranker.rank(history, candidates))
+                    .toList();
+            Map<String, Float> expected = scores(asked.getFirst().join());
+            assertEquals(ITEMS, expected.size());
+            for (CompletableFuture<Answer> answer : asked.subList(1, 3)) {
+                List<Recommendation> items = answer.join().items();
+                assertEquals(many.size(), items.size());
+                items.forEach(item -> assertEquals(expected.get(item.itemId()), item.score(), 1e-5));
+            }
+        }
     }
 
     @Test
