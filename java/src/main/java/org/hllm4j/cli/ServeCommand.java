@@ -195,7 +195,7 @@ final class ServeCommand extends Subcommand {
     }
 
     private Engine engine(Snapshot first, ItemChanges changes, Metrics metrics) {
-        int kept = slack == null ? Math.min(16, first.maxHistory()) : slack;
+        int kept = slack == null ? Math.min(16, first.mostSlack()) : slack;
         DType type = cacheType == null ? device.activations() : cacheType;
         return new Engine(
                 first,

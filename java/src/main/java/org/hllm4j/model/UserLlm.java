@@ -119,11 +119,17 @@ public final class UserLlm implements AutoCloseable {
                 context, transformer, arena, of -> step(arena, of), histories, spans * histories.size() * readers);
     }
 
+    /** Events beyond max history that a cached history may grow to: none where positions are learned. */
+    public int mostSlack() {
+        return Math.min(maxHistory, transformer.maxPositions() - maxHistory);
+    }
+
     private CachedHistory.Step step(KeyValueArena arena, List<CachedHistory> histories) {
         for (CachedHistory history : histories) {
-            if (history.rows().length >= transformer.maxPositions()) {
-                throw new HllmException("a cached history has " + history.rows().length
-                        + " events, more than twice the model's max history of " + maxHistory);
+            int positions = history.rows().length + Math.min(1, history.branches().length);
+            if (positions > transformer.maxPositions()) {
+                throw new HllmException("a cached history takes " + positions + " positions, more than the "
+                        + transformer.maxPositions() + " of a model whose max history is " + maxHistory);
             }
         }
         return CachedHistory.step(histories, arena.rows()).within(transformer.window());

@@ -127,6 +127,11 @@ public final class Snapshot implements AutoCloseable {
         return model.config().maxHistory();
     }
 
+    /** See {@link org.hllm4j.model.UserLlm#mostSlack}. */
+    public int mostSlack() {
+        return model.users().mostSlack();
+    }
+
     public String device() {
         return context.device();
     }
@@ -218,6 +223,10 @@ public final class Snapshot implements AutoCloseable {
 
     /** An item's text as a change. */
     Change text(String id, Map<String, String> fields) {
+        if (model.config().ids() != null) {
+            throw new HllmException(run.path() + ": this model knows its items by their ids; only a model of texts takes "
+                    + "an item \"" + id + "\" that it was not trained on");
+        }
         if (id.isEmpty() || fields.isEmpty() || !textKeys.containsAll(fields.keySet())) {
             throw new HllmException("item \"" + id + "\" with fields " + fields.keySet()
                     + ": expected an id, and fields among the model's text keys " + textKeys);
@@ -247,7 +256,8 @@ public final class Snapshot implements AutoCloseable {
         if (change.fields() == null || row >= 0 && !saysStill(row, change.instead())) {
             return false;
         }
-        if (change.fields().keySet().stream().noneMatch(textKeys::contains)) {
+        if (model.config().ids() != null
+                || change.fields().keySet().stream().noneMatch(textKeys::contains)) {
             LOG.log(
                     System.Logger.Level.WARNING,
                     "item \"{0}\", added with fields {1}, has no text for this model of {2}",

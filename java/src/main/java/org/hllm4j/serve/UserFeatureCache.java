@@ -49,7 +49,7 @@ public final class UserFeatureCache implements AutoCloseable {
 
     /**
      * @param bytes of the arena
-     * @param slack events beyond max history that a window may grow to, at most max history; more: fewer windows are
+     * @param slack events beyond max history that a window may grow to, at most {@link UserLlm#mostSlack}; more: fewer windows are
      *     computed anew, and keys take more memory
      * @param branches targets that are computed at a time; their rows are part of the arena
      * @param dtype of keys and values, see {@link KeyValueArena}
@@ -215,10 +215,11 @@ public final class UserFeatureCache implements AutoCloseable {
         width = model.config().width();
         RankingHead ranker = model.ranker();
         userToken = ranker == null ? null : ranker.userToken();
-        if (options.slack < 0 || options.slack > maxHistory || options.branches < 1) {
-            throw new HllmException(
-                    "user cache: slack " + options.slack + " must be from 0 to the model's max history of " + maxHistory
-                            + ", and branches " + options.branches + " at least 1");
+        int mostSlack = model.users().mostSlack();
+        if (options.slack < 0 || options.slack > mostSlack || options.branches < 1) {
+            throw new HllmException("user cache: slack " + options.slack + " must be from 0 to " + mostSlack
+                    + " for a model whose max history is " + maxHistory + ", and branches " + options.branches
+                    + " at least 1");
         }
         long rowBytes = KeyValueArena.bytesPerRow(model.config().user(), options.dtype);
         long found = (Math.min(options.bytes / rowBytes, Integer.MAX_VALUE / 2) - options.branches) / PAGE;
