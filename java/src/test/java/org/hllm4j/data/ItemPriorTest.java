@@ -119,7 +119,7 @@ class ItemPriorTest {
         for (int item = 0; item < ITEMS; item++) {
             assertEquals(slope * biases.item(item, null), values[item], 1e-4);
         }
-        assertEquals(0, values[ITEMS - 1]);
+        assertEquals(0, values[ITEMS - 1], 1e-9);
 
         // Where the derivative of the likelihood, with its prior, is zero.
         double intercept = Math.log(data.rate() / (1 - data.rate()));
