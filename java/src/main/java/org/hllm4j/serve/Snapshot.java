@@ -224,8 +224,9 @@ public final class Snapshot implements AutoCloseable {
     /** An item's text as a change. */
     Change text(String id, Map<String, String> fields) {
         if (model.config().ids() != null) {
-            throw new HllmException(run.path() + ": this model knows its items by their ids; only a model of texts takes "
-                    + "an item \"" + id + "\" that it was not trained on");
+            throw new HllmException(
+                    run.path() + ": this model knows its items by their ids; only a model of texts takes "
+                            + "an item \"" + id + "\" that it was not trained on");
         }
         if (id.isEmpty() || fields.isEmpty() || !textKeys.containsAll(fields.keySet())) {
             throw new HllmException("item \"" + id + "\" with fields " + fields.keySet()
@@ -256,8 +257,7 @@ public final class Snapshot implements AutoCloseable {
         if (change.fields() == null || row >= 0 && !saysStill(row, change.instead())) {
             return false;
         }
-        if (model.config().ids() != null
-                || change.fields().keySet().stream().noneMatch(textKeys::contains)) {
+        if (model.config().ids() != null || change.fields().keySet().stream().noneMatch(textKeys::contains)) {
             LOG.log(
                     System.Logger.Level.WARNING,
                     "item \"{0}\", added with fields {1}, has no text for this model of {2}",

@@ -74,8 +74,7 @@ class ItemPriorTest {
                         .toArray();
                 for (int user = 0; user < USERS; user++) {
                     int id = user;
-                    List<Event> own =
-                            rated.stream().filter(e -> e.user == id).toList();
+                    List<Event> own = rated.stream().filter(e -> e.user == id).toList();
                     double rest = own.stream()
                             .mapToDouble(e -> value(e) - all - items[e.item])
                             .sum();
