@@ -124,7 +124,10 @@ final class GpuUsers {
                 inputs.ops.gatherRows(each, states, workspace.ints(rowsOfStates(candidates, early)));
                 Tensor vectors = workspace.floats(candidates, width);
                 inputs.ops.gatherRows(vectors, asking.table, workspace.ints(targets));
-                model.ranker().forward(workspace, each, vectors).logits().toFloats();
+                model.ranker()
+                        .forward(workspace, each, vectors, new float[candidates])
+                        .logits()
+                        .toFloats();
                 workspace.release(0);
             });
             long rows = 1L + (early ? candidates : 1);
