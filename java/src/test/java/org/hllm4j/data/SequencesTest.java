@@ -48,6 +48,19 @@ class SequencesTest {
     }
 
     @Test
+    void aSmallerSampleIsPartOfALargerOne() {
+        List<TrainingSequence> all = IntStream.range(0, 3000)
+                .mapToObj(i -> new TrainingSequence(i / 3, new int[] {i, i + 1}))
+                .toList();
+        List<TrainingSequence> some = Sequences.sample(all, 0.3, 5);
+        List<TrainingSequence> few = Sequences.sample(all, 0.1, 5);
+        assertTrue(some.containsAll(few) && few.size() > 200 && few.size() < 400, few.size() + " of 3000");
+        assertTrue(some.size() > 800 && some.size() < 1000, some.size() + " of 3000");
+        assertEquals(0, few.size() % 3, "a user is in it with all sequences, or not at all");
+        assertEquals(all, Sequences.sample(all, 1, 5));
+    }
+
+    @Test
     void repeatedItemsAreExcludedOnceEvenTheTarget() throws IOException {
         EvaluationCase test =
                 Sequences.evaluation(users("7 2 7 2 9 2"), Split.TEST, 2).get(0);
