@@ -32,7 +32,7 @@ class ItemTableTest {
         int[] asked = {30, 2, 17, 2, 36, 0};
         int[][] tokens = Arrays.stream(asked).mapToObj(i -> new int[] {i}).toArray(int[][]::new);
         PackedTokens pack = TokenTrie.pack(tokens, false, true);
-        try (Context context = Context.open(Tiny.device());
+        try (Context context = Context.open(Tiny.device(), DType.F32);
                 Hllm model = new Hllm(context, config, new Hllm.Trained(true, true), DType.F32);
                 Workspace workspace = context.workspace()) {
             model.randomise(Hllm.Side.ITEM, seed);

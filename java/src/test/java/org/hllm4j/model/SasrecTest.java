@@ -49,7 +49,7 @@ class SasrecTest {
             DropoutMask.fill(seed, 7, site, rate, left[site]);
         }
         Plain plain = new Plain(lengths, left);
-        try (Context context = Context.open(Tiny.device());
+        try (Context context = Context.open(Tiny.device(), DType.F32);
                 Hllm model = new Hllm(context, config, new Hllm.Trained(true, true), DType.F32);
                 Workspace workspace = context.workspace()) {
             Map<String, double[]> values = new HashMap<>();

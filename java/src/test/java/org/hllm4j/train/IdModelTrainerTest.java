@@ -36,7 +36,7 @@ class IdModelTrainerTest {
     private float[] train(String name, TrainOptions options, int stopAfter) {
         Dataset data = START.dataset(Tiny.dataset(folder, 40, 30).interactions(), null);
         int[] steps = {0};
-        try (Context context = Context.open(Tiny.device());
+        try (Context context = Context.open(Tiny.device(), DType.F32);
                 Hllm model = START.model(context, data)) {
             Trainer.Summary summary = Trainer.fit(
                     model, data, options, RunFolder.create(folder.resolve(name)), START.origin(), new TrainListener() {
@@ -70,7 +70,7 @@ class IdModelTrainerTest {
         RunFolder run = new RunFolder(folder.resolve("run"));
         assertEquals("sasrec", run.manifest().kind());
         assertEquals(12, run.manifest().idWidth());
-        try (Context context = Context.open(Tiny.device());
+        try (Context context = Context.open(Tiny.device(), DType.F32);
                 Hllm loaded = run.load(context, DType.F32)) {
             assertEquals(START.user().withoutWords(), loaded.config().user());
             float[] table = loaded.of(Hllm.Side.ITEM).getFirst().value().toFloats();
