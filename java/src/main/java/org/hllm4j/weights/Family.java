@@ -90,6 +90,11 @@ public enum Family {
         return encoder() ? "bert." : "model.";
     }
 
+    /** Whether its SentencePiece tokenizer puts BOS before a text, where no setting says otherwise. */
+    boolean beginsTexts() {
+        return this != BAICHUAN;
+    }
+
     /** The word embedding. */
     public String words() {
         return encoder() ? "embeddings.word_embeddings.weight" : "embed_tokens.weight";

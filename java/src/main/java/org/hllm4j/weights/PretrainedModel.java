@@ -1,5 +1,7 @@
 package org.hllm4j.weights;
 
+import com.fasterxml.jackson.databind.JsonNode;
+import java.io.IOException;
 import java.nio.FloatBuffer;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -75,20 +77,36 @@ public final class PretrainedModel implements AutoCloseable {
                 weights.startsWith("model.") ? Safetensors.openFolder(folder) : TorchCheckpoint.openFolder(folder);
         try {
             return new PretrainedModel(
-                    folder.toString(), config, new BareNames(source, config.family()), () -> tokenizerOf(folder));
+                    folder.toString(), config, new BareNames(source, config.family()), () -> tokenizerOf(folder, config.family()));
         } catch (RuntimeException e) {
             source.close();
             throw e;
         }
     }
 
-    private static String tokenizerOf(Path folder) {
+    private static String tokenizerOf(Path folder, Family family) {
         Path file = folder.resolve("tokenizer.json");
-        if (!Files.isRegularFile(file)) {
-            throw new HllmException("no tokenizer.json in " + folder.toAbsolutePath()
-                    + "; transformers writes it: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)");
+        Path pieces = folder.resolve("tokenizer.model");
+        if (Files.isRegularFile(file)) {
+            return Json.text(file);
         }
-        return Json.text(file);
+        if (!Files.isRegularFile(pieces)) {
+            throw new HllmException("no tokenizer.json and no tokenizer.model in " + folder.toAbsolutePath()
+                    + "; transformers writes the first: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)");
+        }
+        Path settings = folder.resolve("tokenizer_config.json");
+        JsonNode flags = Files.isRegularFile(settings)
+                ? Json.object(Json.text(settings), settings.toString())
+                : Json.MAPPER.createObjectNode();
+        try {
+            return SentencePieceTokenizer.toJson(
+                    Files.readAllBytes(pieces),
+                    pieces.toString(),
+                    flags.path("add_bos_token").asBoolean(family.beginsTexts()),
+                    flags.path("add_eos_token").asBoolean(false));
+        } catch (IOException e) {
+            throw new HllmException(pieces + ": cannot be read: " + e, e);
+        }
     }
 
     /** The shape of the model. */
@@ -105,7 +123,7 @@ public final class PretrainedModel implements AutoCloseable {
         return tensors;
     }
 
-    /** The content of {@code tokenizer.json}; rebuilt from the metadata of a GGUF. */
+    /** The content of {@code tokenizer.json}; rebuilt from {@code tokenizer.model}, or from the metadata of a GGUF. */
     public String tokenizerJson() {
         return tokenizer.get();
     }

@@ -162,11 +162,13 @@ class GgufTokenizerTest {
                 "smollm;1234 a;3 4 5 6 15",
                 "gpt-2;1234 a;14 15",
                 "llama-bpe;1234 a;0 13 6 15",
+                "qwen2;1234 a;3 4 5 6 15",
                 "default;1234 a;13 6 15",
                 ";1234 a;13 6 15",
                 "smollm;'S's;9 10 17",
                 "gpt-2;'S's;9 10 17",
                 "llama-bpe;'S's;0 16 17",
+                "qwen2;'S's;16 17",
                 "default;'S's;9 10 9 11",
                 "gpt-2;a.a;1 8 1",
                 "llama-bpe;a.a;0 1 18",
@@ -181,7 +183,7 @@ class GgufTokenizerTest {
 
     @Test
     void whatIsNotKnownIsRefused() {
-        refused(() -> json(byteLevel("qwen2")), "t.gguf", "tokenizer.ggml.pre is \"qwen2\"");
+        refused(() -> json(byteLevel("tekken")), "t.gguf", "tokenizer.ggml.pre is \"tekken\"");
         refused(() -> json(new GgufFile().string("tokenizer.ggml.model", "t5")), "tokenizer.ggml.model is \"t5\"");
         refused(() -> json(new GgufFile()), "'tokenizer.ggml.model' is missing");
         GgufFile twice = new GgufFile()

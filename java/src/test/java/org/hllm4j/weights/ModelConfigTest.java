@@ -87,17 +87,55 @@ class ModelConfigTest {
         refused(() -> config.withLayers(0), "number of layers is 0");
     }
 
+    private static ModelConfig decoder(String type, String more) {
+        return parse("{'model_type':'" + type + "','hidden_size':64,'intermediate_size':112,'num_hidden_layers':2,"
+                + "'num_attention_heads':4,'num_key_value_heads':4,'vocab_size':96,'max_position_embeddings':256"
+                + more + "}");
+    }
+
+    @Test
+    void familiesDifferInTheirDetails() {
+        assertEquals(4096, decoder("mistral", "").slidingWindow());
+        assertEquals(0, decoder("mistral", ",'sliding_window':null").slidingWindow());
+        assertEquals(7, decoder("mistral", ",'sliding_window':7").slidingWindow());
+        ModelConfig qwen2 = decoder("qwen2", ",'sliding_window':7");
+        assertTrue(qwen2.qkvBias() && !qwen2.outBias() && !qwen2.mlpBias());
+        assertEquals(0, qwen2.slidingWindow());
+        String window = ",'head_dim':8,'use_sliding_window':true,'sliding_window':7";
+        assertEquals(7, decoder("qwen3", window + ",'max_window_layers':0").slidingWindow());
+        assertEquals(0, decoder("qwen3", window + ",'max_window_layers':2").slidingWindow());
+        refused(() -> decoder("qwen3", window + ",'max_window_layers':1"), "in 1 of 2 layers");
+        refused(
+                () -> decoder("qwen2", window + ",'layer_types':['full_attention','sliding_attention']"),
+                "in 1 of 2 layers");
+        ModelConfig llama = decoder("llama", ",'attention_bias':true,'mlp_bias':true");
+        assertTrue(llama.qkvBias() && llama.outBias() && llama.mlpBias());
+        refused(() -> decoder("mistral", ",'attention_bias':true"), "attention_bias is true, which models of this family");
+        refused(() -> decoder("qwen3", ""), "there is no head_dim");
+        refused(
+                () -> parse("{'model_type':'baichuan','hidden_size':64,'num_attention_heads':4}"),
+                "no max_position_embeddings: a Baichuan with ALiBi");
+        String bert = "{'model_type':'bert','hidden_size':64,'intermediate_size':112,'num_hidden_layers':2,"
+                + "'num_attention_heads':4,'vocab_size':96,'max_position_embeddings':256%s}";
+        assertEquals(2, parse(bert.formatted("")).tokenTypes());
+        assertTrue(!parse(bert.formatted("")).family().sharesPrefixes());
+        refused(() -> parse(bert.formatted(",'is_decoder':true")), "is_decoder is true");
+        refused(() -> parse(bert.formatted(",'hidden_act':'relu'")), "hidden_act is \"relu\"");
+        refused(() -> parse(bert.formatted(",'position_embedding_type':'relative_key'")), "position_embedding_type");
+    }
+
     @ParameterizedTest
     @CsvSource(
             delimiter = '|',
             quoteCharacter = '`',
             value = {
-                "{'model_type':'mistral'}|model_type is \"mistral\"",
+                "{'model_type':'gpt2'}|model_type is \"gpt2\", only llama, mistral, qwen2, qwen3, baichuan, bert are",
+                "{'model_type':'mistral'}|there is no hidden_size",
                 "{'hidden_act':'gelu'}|hidden_act is \"gelu\"",
-                "{'attention_bias':true}|attention_bias",
-                "{'mlp_bias':true}|mlp_bias",
-                "{'rope_scaling':{'type':'yarn','factor':2}}|'yarn'",
-                "{'rope_scaling':{'type':'dynamic','factor':2}}|'dynamic'",
+                "{'attention_bias':'yes'}|attention_bias is \"yes\", expected true or false",
+                "{'rope_scaling':{'type':'yarn','factor':2,'mscale':1}}|yarn with mscale",
+                "{'rope_scaling':{'type':'yarn'}}|needs a positive factor",
+                "{'rope_scaling':{'type':'longrope','factor':2}}|'longrope' is not supported, only default, dynamic, linear, llama3, yarn",
                 "{'rope_scaling':{'type':'linear'}}|needs a positive factor",
                 "{'rope_scaling':{'type':'linear','factor':0}}|needs a positive factor",
                 "{'rope_scaling':{'type':'llama3','factor':8}}|needs a positive low_freq_factor",

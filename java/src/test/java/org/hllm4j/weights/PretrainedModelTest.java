@@ -9,6 +9,7 @@ import java.nio.FloatBuffer;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import org.hllm4j.weights.TestFiles.Bytes;
@@ -98,7 +99,7 @@ class PretrainedModelTest {
     void weightsThatDoNotFitAreListed() throws IOException {
         try (PretrainedModel model = gguf(
                 TestFiles.tinyLlama().f32Tensor("blk.1.attn_norm.weight", 8).f32Tensor("blk.0.attn_q.bias", 8))) {
-            refused(model::check, "m.gguf", "unexpected: layers.1.input_layernorm.weight, blk.0.attn_q.bias");
+            refused(model::check, "m.gguf", "unexpected: layers.1.input_layernorm.weight, layers.0.self_attn.q_proj.bias");
         }
         try (PretrainedModel model = gguf(TestFiles.tinyLlama())) {
             List<String> names = new ArrayList<>(model.tensors().names());
@@ -136,7 +137,7 @@ class PretrainedModelTest {
                     model, "", Layout.TORCH, new ArrayList<>(model.tensors().names()));
             Files.delete(saved.resolve("tokenizer.json"));
             try (PretrainedModel opened = PretrainedModel.open(saved)) {
-                refused(opened::tokenizerJson, "no tokenizer.json in " + saved, "save_pretrained");
+                refused(opened::tokenizerJson, "no tokenizer.json and no tokenizer.model in " + saved, "save_pretrained");
                 refused(() -> opened.tensors().info("nrm.weight"), "'nrm.weight'", "[norm.weight");
             }
         }
@@ -168,8 +169,88 @@ class PretrainedModelTest {
         refused(() -> gguf(TestFiles.tinyLlama().string("llama.rope.scaling.type", "yarn")), "'yarn'");
         refused(() -> gguf(TestFiles.tinyLlama().u32("llama.rope.dimension_count", 2)), "dimension_count");
         refused(() -> gguf(TestFiles.tinyLlama().u32("llama.expert_count", 8)), "mixture-of-experts");
-        refused(() -> gguf(new GgufFile().string("general.architecture", "qwen2")), "\"qwen2\"");
+        refused(() -> gguf(new GgufFile().string("general.architecture", "gemma")), "\"gemma\"");
         refused(() -> gguf(new GgufFile()), "'general.architecture' is missing");
+    }
+
+    /** Biases of Qwen2, norms of heads of Qwen3; their rows are in the order of Hugging Face already. */
+    @Test
+    void ggufFamilies() {
+        GgufFile qwen2 = TestFiles.tiny("qwen2")
+                .f32Tensor("blk.0.attn_q.bias", 8)
+                .f32Tensor("blk.0.attn_k.bias", 4)
+                .f32Tensor("blk.0.attn_v.bias", 4);
+        GgufFile qwen3 = TestFiles.tiny("qwen3")
+                .f32Tensor("blk.0.attn_q_norm.weight", 4)
+                .f32Tensor("blk.0.attn_k_norm.weight", 4);
+        try (PretrainedModel two = gguf(qwen2)) {
+            two.check();
+            assertEquals(Family.QWEN2, two.config().family());
+            assertEquals(12 + 3, two.tensors().names().size());
+        }
+        try (PretrainedModel three = gguf(qwen3)) {
+            three.check();
+            assertEquals(Family.QWEN3, three.config().family());
+            float[] rows = TestFiles.read(three.tensors(), "layers.0.self_attn.q_proj.weight");
+            try (PretrainedModel llama = gguf(TestFiles.tinyLlama())) {
+                float[] turned = TestFiles.read(llama.tensors(), "layers.0.self_attn.q_proj.weight");
+                assertArrayEquals(Arrays.copyOfRange(rows, 8, 16), Arrays.copyOfRange(turned, 16, 24)); // row 1 and row 2
+            }
+        }
+        try (PretrainedModel missing = gguf(TestFiles.tiny("qwen2"))) {
+            refused(missing::check, "missing: layers.0.self_attn.q_proj.bias, layers.0.self_attn.k_proj.bias");
+        }
+    }
+
+    /** A folder of every family: complete, with an output layer beside it, and with what belongs to another family. */
+    @Test
+    void foldersOfEveryFamily() throws IOException {
+        for (Family family : Family.values()) {
+            String config = family.encoder()
+                    ? """
+                      {"model_type":"bert","hidden_size":8,"intermediate_size":12,"num_hidden_layers":1,
+                      "num_attention_heads":2,"vocab_size":5,"max_position_embeddings":10}"""
+                    : """
+                      {"model_type":"%s","hidden_size":8,"intermediate_size":12,"num_hidden_layers":1,"head_dim":4,
+                      "num_attention_heads":2,"num_key_value_heads":2,"vocab_size":5,"max_position_embeddings":64}"""
+                            .formatted(family.modelType());
+            ModelConfig shape = ModelConfig.parse(config, "c");
+            assertEquals(shape, ModelConfig.parse(shape.toJson(), "again"), family + ": what is written is read");
+            List<TensorInfo> infos = new ArrayList<>();
+            infos.add(info(family.filePrefix() + family.words(), 5, 8));
+            for (TensorGroup group : TensorGroup.of(shape)) {
+                for (int i = 0; i < group.names().size(); i++) {
+                    infos.add(info(family.filePrefix() + group.names().get(i), group.shape(i)));
+                }
+            }
+            infos.add(family.encoder() ? info("pooler.dense.weight", 8, 8) : info("lm_head.weight", 5, 8));
+            try (PretrainedModel model = PretrainedModel.open(folder(family + "", config, infos))) {
+                model.check();
+            }
+            TensorInfo last = infos.removeLast();
+            TensorInfo wrong = infos.removeLast();
+            infos.add(info(wrong.name(), 9));
+            infos.add(info(family.filePrefix() + "layers.0.self_attn.strange", 2));
+            infos.add(last);
+            try (PretrainedModel model = PretrainedModel.open(folder(family + "-not", config, infos))) {
+                refused(model::check, "wrong shape: ", "[9] instead of [8]", "unexpected: layers.0.self_attn.strange");
+            }
+        }
+    }
+
+    private static TensorInfo info(String name, long... shape) {
+        return new TensorInfo(name, StoredType.F32, shape);
+    }
+
+    private Path folder(String name, String config, List<TensorInfo> infos) throws IOException {
+        Path target = Files.createDirectories(folder.resolve(name));
+        Files.writeString(target.resolve("config.json"), config);
+        try (TensorWriter writer = SafetensorsWriter.create(target.resolve("model.safetensors"), infos, Map.of())) {
+            for (TensorInfo info : infos) {
+                writer.append(info.name(), FloatBuffer.allocate((int) info.elements()));
+            }
+        }
+        return target;
     }
 
     @Test

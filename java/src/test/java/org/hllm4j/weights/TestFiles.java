@@ -237,15 +237,20 @@ final class TestFiles {
 
     /** A complete Llama: 1 layer, D 8, F 12, 2 heads of 4, 1 KV head, vocabulary 5; every tensor counts up from 0. */
     static GgufFile tinyLlama() {
+        return tiny("llama");
+    }
+
+    /** One layer, of an architecture that names its tensors as Llama does. */
+    static GgufFile tiny(String architecture) {
         return new GgufFile()
-                .string("general.architecture", "llama")
-                .u32("llama.block_count", 1)
-                .u32("llama.context_length", 64)
-                .u32("llama.embedding_length", 8)
-                .u32("llama.feed_forward_length", 12)
-                .u32("llama.attention.head_count", 2)
-                .u32("llama.attention.head_count_kv", 1)
-                .f32("llama.attention.layer_norm_rms_epsilon", 1e-5f)
+                .string("general.architecture", architecture)
+                .u32(architecture + ".block_count", 1)
+                .u32(architecture + ".context_length", 64)
+                .u32(architecture + ".embedding_length", 8)
+                .u32(architecture + ".feed_forward_length", 12)
+                .u32(architecture + ".attention.head_count", 2)
+                .u32(architecture + ".attention.head_count_kv", 1)
+                .f32(architecture + ".attention.layer_norm_rms_epsilon", 1e-5f)
                 .f32Tensor("token_embd.weight", 5, 8)
                 .f32Tensor("blk.0.attn_norm.weight", 8)
                 .f32Tensor("blk.0.attn_q.weight", 8, 8)
