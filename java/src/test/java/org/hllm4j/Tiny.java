@@ -16,6 +16,7 @@ import org.hllm4j.model.Fusion;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.model.HllmConfig;
 import org.hllm4j.model.Pooling;
+import org.hllm4j.weights.Family;
 import org.hllm4j.weights.ModelConfig;
 
 /** A small random model and a small invented log, from a seed that failing tests print. */
@@ -110,6 +111,31 @@ public final class Tiny {
         Catalogue read = Catalogue.read(folder.resolve("items.csv"), List.of("title"));
         Interactions interactions = Interactions.read(folder.resolve("interactions.csv"), read, MissingText.ERROR);
         return new Dataset(read, interactions, tokens(items, random));
+    }
+
+    /** The same sizes in another family, with a sliding window or 0. */
+    public static ModelConfig ofFamily(ModelConfig c, Family family, int window) {
+        return new ModelConfig(
+                family,
+                c.hiddenSize(),
+                c.intermediateSize(),
+                c.layers(),
+                c.heads(),
+                c.kvHeads(),
+                c.headDim(),
+                c.vocabSize(),
+                c.normEps(),
+                c.ropeTheta(),
+                c.ropeScaling(),
+                c.maxPositions(),
+                c.initializerRange(),
+                c.tieWordEmbeddings(),
+                c.bosTokenId(),
+                family == Family.QWEN2,
+                false,
+                false,
+                window,
+                0);
     }
 
     /** The real model: where -Dhllm.smollm2 says, or where quickstart keeps it. */

@@ -133,10 +133,9 @@ final class EmbedCommand extends Subcommand {
 
     private ItemVectors.Result pretrained(Context context, Progress progress, Interruption interruption) {
         List<String> keys = textKeys == null ? Start.of(llm).textKeys() : textKeys;
-        // The User LLM is not used: as little of it as possible.
         Start start = new Start(
                 llm,
-                llm,
+                null,
                 Start.Init.PRETRAINED,
                 Start.Init.RANDOM,
                 Start.Freeze.NONE,

@@ -31,7 +31,7 @@ import org.hllm4j.weights.PretrainedModel;
  * What a training starts from: the pretrained language models and how an HLLM is made of them.
  *
  * @param itemLlm folder or GGUF file of the Item LLM; its tokenizer is the one used
- * @param userLlm of the User LLM; the same path is fine
+ * @param userLlm of the User LLM; the same path is fine; null: only items are wanted, and the user side is next to nothing
  * @param itemInit whether the Item LLM starts pretrained or random
  * @param userInit likewise
  * @param freeze which side keeps its start weights
@@ -126,9 +126,12 @@ public record Start(
 
     /** The HLLM's shape, read from the models' configurations. */
     public HllmConfig config() {
+        ModelConfig item = shape(itemLlm, itemLayers, "--item-layers");
         return new HllmConfig(
-                shape(itemLlm, itemLayers, "--item-layers"),
-                shape(userLlm, userLayers, "--user-layers"),
+                item,
+                userLlm == null
+                        ? ModelConfig.least(item.hiddenSize())
+                        : shape(userLlm, userLayers, "--user-layers"),
                 pooling,
                 maxTextLength,
                 maxHistory);
@@ -268,7 +271,7 @@ public record Start(
         Map<String, Object> map = new LinkedHashMap<>();
         map.put("model", "hllm");
         map.put("item_llm", identity(itemLlm));
-        map.put("user_llm", identity(userLlm));
+        map.put("user_llm", userLlm == null ? "" : identity(userLlm));
         map.put("item_init", itemInit.name().toLowerCase(Locale.ROOT));
         map.put("user_init", userInit.name().toLowerCase(Locale.ROOT));
         map.put("freeze", freeze.name().toLowerCase(Locale.ROOT));

@@ -133,6 +133,11 @@ public record ModelConfig(
         }
     }
 
+    /** The least decoder of a width, where one has to be there and nothing is asked of it. */
+    public static ModelConfig least(int width) {
+        return new ModelConfig(Family.LLAMA, width, 1, 1, 1, 1, 2, 1, 1e-6, 1e4, null, 1, 0.02, true, null);
+    }
+
     private static void positive(String what, double value) {
         if (!(value > 0) || Double.isInfinite(value)) {
             throw new HllmException("model config: " + what + " is " + value + ", expected a positive number");

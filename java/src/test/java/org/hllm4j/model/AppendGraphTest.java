@@ -18,6 +18,7 @@ import org.hllm4j.engine.NativeException;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.engine.Workspace;
 import org.hllm4j.nn.KeyValueArena;
+import org.hllm4j.weights.Family;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 
@@ -28,12 +29,21 @@ class AppendGraphTest {
 
     /** Histories of any lengths, in any rows of the arena, have the outputs that calls give them. */
     @ParameterizedTest
-    @CsvSource({"cpu, false", "cuda-emulated, false", "cuda-emulated, true", "cuda, false", "cuda, true"})
-    void aLaunchIsWhatTheCallsAre(String device, boolean branch) {
+    @CsvSource({
+        "cpu, false, 0", "cuda-emulated, false, 0", "cuda-emulated, true, 0", "cuda-emulated, true, 3", "cuda, false, 0",
+        "cuda, true, 0", "cuda, true, 3"
+    })
+    void aLaunchIsWhatTheCallsAre(String device, boolean branch, int window) {
         assumeTrue(Context.available(device), device + " is not there");
         System.out.println("seed " + Tiny.seed());
         Random random = new Random(Tiny.seed());
-        HllmConfig config = Tiny.config(Pooling.TOKEN);
+        HllmConfig tiny = Tiny.config(Pooling.TOKEN);
+        HllmConfig config = new HllmConfig(
+                tiny.item(),
+                Tiny.ofFamily(tiny.user(), Family.MISTRAL, window),
+                Pooling.TOKEN,
+                Tiny.MAX_TEXT,
+                Tiny.MAX_HISTORY);
         try (Context context = Context.open(device);
                 Hllm model = new Hllm(context, config, Hllm.Trained.NOTHING, DType.F32);
                 KeyValueArena arena = new KeyValueArena(context, config.user(), ROWS, context.activations());

@@ -17,6 +17,8 @@ import org.hllm4j.engine.DType;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.engine.Workspace;
 import org.hllm4j.nn.KeyValueArena;
+import org.hllm4j.weights.Family;
+import org.hllm4j.weights.ModelConfig;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
@@ -33,14 +35,16 @@ class CachedHistoryTest {
 
     /** Steps of fresh events and branches for some users at a time give what the whole histories give. */
     @ParameterizedTest
-    @CsvSource({"F32, 1e-5", "BF16, 3e-2"})
-    void stepsEqualTheWholeHistory(DType dtype, float tolerance) {
+    @CsvSource({
+        "F32, 1e-5, LLAMA, 0", "BF16, 3e-2, LLAMA, 0", "F32, 1e-5, MISTRAL, 3", "F32, 1e-5, QWEN2, 0", "F32, 1e-5, QWEN3, 2"
+    })
+    void stepsEqualTheWholeHistory(DType dtype, float tolerance, Family family, int window) {
         long seed = Tiny.seed();
         System.out.println("seed " + seed);
         Random random = new Random(seed);
         int compared = 0;
         try (Context context = Context.open("cpu");
-                Hllm model = new Hllm(context, twoLayers(), Hllm.Trained.NOTHING, DType.F32);
+                Hllm model = new Hllm(context, twoLayers(family, window), Hllm.Trained.NOTHING, DType.F32);
                 Tensor table = context.of(
                         gaussian(random, ITEMS * model.config().width()),
                         ITEMS,
@@ -105,9 +109,10 @@ class CachedHistoryTest {
         assertThrows(IllegalArgumentException.class, () -> new CachedHistory(new int[] {1}, 2, new int[0]));
     }
 
-    private static HllmConfig twoLayers() {
-        HllmConfig config = Tiny.config(Pooling.TOKEN);
-        return new HllmConfig(config.item(), config.item(), Pooling.TOKEN, Tiny.MAX_TEXT, Tiny.MAX_HISTORY);
+    private static HllmConfig twoLayers(Family family, int window) {
+        ModelConfig llm = Tiny.config(Pooling.TOKEN).item();
+        return new HllmConfig(
+                llm, Tiny.ofFamily(llm, family, window), Pooling.TOKEN, Tiny.MAX_TEXT, Tiny.MAX_HISTORY);
     }
 
     private static float[] outputs(

@@ -129,7 +129,7 @@ class ModelConfigTest {
             delimiter = '|',
             quoteCharacter = '`',
             value = {
-                "{'model_type':'gpt2'}|model_type is \"gpt2\", only llama, mistral, qwen2, qwen3, baichuan, bert are",
+                "{'model_type':'gpt2'}|model_type is \"gpt2\", only llama, mistral, qwen2, qwen3, baichuan, bert",
                 "{'model_type':'mistral'}|there is no hidden_size",
                 "{'hidden_act':'gelu'}|hidden_act is \"gelu\"",
                 "{'attention_bias':'yes'}|attention_bias is \"yes\", expected true or false",
