@@ -145,7 +145,7 @@ public final class ItemLlm implements ItemEncoder {
         int rows = tokens.rows();
         int[] positions = positions(tokens);
         PlanSpec all = new PlanSpec(
-                !config.family().encoder(),
+                config.family().causal(),
                 rows,
                 rows,
                 tokens.segmentBegin(),

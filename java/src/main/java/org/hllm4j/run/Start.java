@@ -129,9 +129,7 @@ public record Start(
         ModelConfig item = shape(itemLlm, itemLayers, "--item-layers");
         return new HllmConfig(
                 item,
-                userLlm == null
-                        ? ModelConfig.least(item.hiddenSize())
-                        : shape(userLlm, userLayers, "--user-layers"),
+                userLlm == null ? ModelConfig.least(item.hiddenSize()) : shape(userLlm, userLayers, "--user-layers"),
                 pooling,
                 maxTextLength,
                 maxHistory);

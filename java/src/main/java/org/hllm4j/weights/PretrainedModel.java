@@ -77,7 +77,10 @@ public final class PretrainedModel implements AutoCloseable {
                 weights.startsWith("model.") ? Safetensors.openFolder(folder) : TorchCheckpoint.openFolder(folder);
         try {
             return new PretrainedModel(
-                    folder.toString(), config, new BareNames(source, config.family()), () -> tokenizerOf(folder, config.family()));
+                    folder.toString(),
+                    config,
+                    new BareNames(source, config.family()),
+                    () -> tokenizerOf(folder, config.family()));
         } catch (RuntimeException e) {
             source.close();
             throw e;

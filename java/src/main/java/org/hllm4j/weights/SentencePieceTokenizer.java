@@ -61,7 +61,9 @@ final class SentencePieceTokenizer {
                                 ? "has a table of characters to be replaced, which is not supported"
                                 : dropsSpaces
                                         ? "drops repeated spaces, which is not supported"
-                                        : byteFallback ? null : "knows no bytes for unknown characters, which is not supported";
+                                        : byteFallback
+                                                ? null
+                                                : "knows no bytes for unknown characters, which is not supported";
         if (wrong != null) {
             throw new HllmException(origin + ": the SentencePiece model " + wrong + "; give a tokenizer.json");
         }

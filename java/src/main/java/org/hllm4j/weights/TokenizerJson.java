@@ -244,8 +244,8 @@ final class TokenizerJson {
     private String token(String role, long otherwise) {
         long id = roles.getOrDefault(role, otherwise);
         if (id < 0 || id >= tokens.size()) {
-            throw new HllmException(origin + ": the " + role + " token is " + id + ", but there are "
-                    + tokens.size() + " tokens");
+            throw new HllmException(
+                    origin + ": the " + role + " token is " + id + ", but there are " + tokens.size() + " tokens");
         }
         return tokens.get((int) id);
     }

@@ -30,8 +30,13 @@ class AppendGraphTest {
     /** Histories of any lengths, in any rows of the arena, have the outputs that calls give them. */
     @ParameterizedTest
     @CsvSource({
-        "cpu, false, 0", "cuda-emulated, false, 0", "cuda-emulated, true, 0", "cuda-emulated, true, 3", "cuda, false, 0",
-        "cuda, true, 0", "cuda, true, 3"
+        "cpu, false, 0",
+        "cuda-emulated, false, 0",
+        "cuda-emulated, true, 0",
+        "cuda-emulated, true, 3",
+        "cuda, false, 0",
+        "cuda, true, 0",
+        "cuda, true, 3"
     })
     void aLaunchIsWhatTheCallsAre(String device, boolean branch, int window) {
         assumeTrue(Context.available(device), device + " is not there");

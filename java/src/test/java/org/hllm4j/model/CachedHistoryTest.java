@@ -36,7 +36,11 @@ class CachedHistoryTest {
     /** Steps of fresh events and branches for some users at a time give what the whole histories give. */
     @ParameterizedTest
     @CsvSource({
-        "F32, 1e-5, LLAMA, 0", "BF16, 3e-2, LLAMA, 0", "F32, 1e-5, MISTRAL, 3", "F32, 1e-5, QWEN2, 0", "F32, 1e-5, QWEN3, 2"
+        "F32, 1e-5, LLAMA, 0",
+        "BF16, 3e-2, LLAMA, 0",
+        "F32, 1e-5, MISTRAL, 3",
+        "F32, 1e-5, QWEN2, 0",
+        "F32, 1e-5, QWEN3, 2"
     })
     void stepsEqualTheWholeHistory(DType dtype, float tolerance, Family family, int window) {
         long seed = Tiny.seed();
@@ -111,8 +115,7 @@ class CachedHistoryTest {
 
     private static HllmConfig twoLayers(Family family, int window) {
         ModelConfig llm = Tiny.config(Pooling.TOKEN).item();
-        return new HllmConfig(
-                llm, Tiny.ofFamily(llm, family, window), Pooling.TOKEN, Tiny.MAX_TEXT, Tiny.MAX_HISTORY);
+        return new HllmConfig(llm, Tiny.ofFamily(llm, family, window), Pooling.TOKEN, Tiny.MAX_TEXT, Tiny.MAX_HISTORY);
     }
 
     private static float[] outputs(

@@ -30,7 +30,11 @@ class FamilyRunTest {
 
     static Stream<Path> files() throws IOException {
         try (Stream<Path> list = Files.list(GoldenTest.folders().getFirst())) {
-            return list.filter(f -> f.getFileName().toString().matches("family-.*\\.safetensors")).sorted().toList().stream();
+            return list
+                    .filter(f -> f.getFileName().toString().matches("family-.*\\.safetensors"))
+                    .sorted()
+                    .toList()
+                    .stream();
         }
     }
 
@@ -50,12 +54,14 @@ class FamilyRunTest {
                     new RunFolder.Description(List.of("title"), catalogue, "{}", Map.of(), Map.of(), Map.of()));
             try (Hllm loaded = run.load(context, DType.F32)) {
                 assertEquals(
-                        model.parameters().all().size(), loaded.parameters().all().size());
+                        model.parameters().all().size(),
+                        loaded.parameters().all().size());
                 same(model, loaded);
             }
             Export.huggingFace(model, "{}", folder.resolve("hf"));
             for (String side : List.of("item_llm", "user_llm")) {
-                try (PretrainedModel opened = PretrainedModel.open(folder.resolve("hf").resolve(side))) {
+                try (PretrainedModel opened =
+                        PretrainedModel.open(folder.resolve("hf").resolve(side))) {
                     opened.check();
                 }
             }

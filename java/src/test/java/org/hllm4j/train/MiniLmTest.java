@@ -34,8 +34,8 @@ class MiniLmTest {
         try (Safetensors golden =
                         Safetensors.open(GoldenTest.folders().getFirst().resolve("minilm.safetensors"));
                 Context context = Context.open("cpu")) {
-            List<String> texts = Arrays.asList(
-                    new ObjectMapper().readValue(golden.metadata().get("texts"), String[].class));
+            List<String> texts =
+                    Arrays.asList(new ObjectMapper().readValue(golden.metadata().get("texts"), String[].class));
             int maxTextLength = Integer.parseInt(golden.metadata().get("max_text_length"));
             Start start = new Start(
                     folder,

@@ -110,7 +110,9 @@ class ModelConfigTest {
                 "in 1 of 2 layers");
         ModelConfig llama = decoder("llama", ",'attention_bias':true,'mlp_bias':true");
         assertTrue(llama.qkvBias() && llama.outBias() && llama.mlpBias());
-        refused(() -> decoder("mistral", ",'attention_bias':true"), "attention_bias is true, which models of this family");
+        refused(
+                () -> decoder("mistral", ",'attention_bias':true"),
+                "attention_bias is true, which models of this family");
         refused(() -> decoder("qwen3", ""), "there is no head_dim");
         refused(
                 () -> parse("{'model_type':'baichuan','hidden_size':64,'num_attention_heads':4}"),

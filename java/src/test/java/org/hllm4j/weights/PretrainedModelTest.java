@@ -99,7 +99,10 @@ class PretrainedModelTest {
     void weightsThatDoNotFitAreListed() throws IOException {
         try (PretrainedModel model = gguf(
                 TestFiles.tinyLlama().f32Tensor("blk.1.attn_norm.weight", 8).f32Tensor("blk.0.attn_q.bias", 8))) {
-            refused(model::check, "m.gguf", "unexpected: layers.1.input_layernorm.weight, layers.0.self_attn.q_proj.bias");
+            refused(
+                    model::check,
+                    "m.gguf",
+                    "unexpected: layers.1.input_layernorm.weight, layers.0.self_attn.q_proj.bias");
         }
         try (PretrainedModel model = gguf(TestFiles.tinyLlama())) {
             List<String> names = new ArrayList<>(model.tensors().names());
@@ -137,7 +140,10 @@ class PretrainedModelTest {
                     model, "", Layout.TORCH, new ArrayList<>(model.tensors().names()));
             Files.delete(saved.resolve("tokenizer.json"));
             try (PretrainedModel opened = PretrainedModel.open(saved)) {
-                refused(opened::tokenizerJson, "no tokenizer.json and no tokenizer.model in " + saved, "save_pretrained");
+                refused(
+                        opened::tokenizerJson,
+                        "no tokenizer.json and no tokenizer.model in " + saved,
+                        "save_pretrained");
                 refused(() -> opened.tensors().info("nrm.weight"), "'nrm.weight'", "[norm.weight");
             }
         }
@@ -194,7 +200,8 @@ class PretrainedModelTest {
             float[] rows = TestFiles.read(three.tensors(), "layers.0.self_attn.q_proj.weight");
             try (PretrainedModel llama = gguf(TestFiles.tinyLlama())) {
                 float[] turned = TestFiles.read(llama.tensors(), "layers.0.self_attn.q_proj.weight");
-                assertArrayEquals(Arrays.copyOfRange(rows, 8, 16), Arrays.copyOfRange(turned, 16, 24)); // row 1 and row 2
+                assertArrayEquals(
+                        Arrays.copyOfRange(rows, 8, 16), Arrays.copyOfRange(turned, 16, 24)); // row 1 and row 2
             }
         }
         try (PretrainedModel missing = gguf(TestFiles.tiny("qwen2"))) {
@@ -209,14 +216,11 @@ class PretrainedModelTest {
             if (family == Family.SASREC) {
                 continue; // nobody's pretrained model
             }
-            String config = family.encoder()
-                    ? """
+            String config = family.encoder() ? """
                       {"model_type":"bert","hidden_size":8,"intermediate_size":12,"num_hidden_layers":1,
-                      "num_attention_heads":2,"vocab_size":5,"max_position_embeddings":10}"""
-                    : """
+                      "num_attention_heads":2,"vocab_size":5,"max_position_embeddings":10}""" : """
                       {"model_type":"%s","hidden_size":8,"intermediate_size":12,"num_hidden_layers":1,"head_dim":4,
-                      "num_attention_heads":2,"num_key_value_heads":2,"vocab_size":5,"max_position_embeddings":64}"""
-                            .formatted(family.modelType());
+                      "num_attention_heads":2,"num_key_value_heads":2,"vocab_size":5,"max_position_embeddings":64}""".formatted(family.modelType());
             ModelConfig shape = ModelConfig.parse(config, "c");
             assertEquals(shape, ModelConfig.parse(shape.toJson(), "again"), family + ": what is written is read");
             List<TensorInfo> infos = new ArrayList<>();

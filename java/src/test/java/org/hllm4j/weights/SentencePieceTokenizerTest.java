@@ -67,11 +67,9 @@ class SentencePieceTokenizerTest {
             {"llama", null, "1"}, {"baichuan", null, "0"}, {"baichuan", "true", "1"}, {"mistral", "false", "0"}
         }) {
             Path dir = Files.createDirectories(folder.resolve(String.join("-", each[0], "" + each[1])));
-            String config =
-                    """
+            String config = """
                     {"model_type":"%s","hidden_size":8,"intermediate_size":12,"num_hidden_layers":1,"num_attention_heads":2,
-                    "num_key_value_heads":2,"vocab_size":420,"max_position_embeddings":64}"""
-                            .formatted(each[0]);
+                    "num_key_value_heads":2,"vocab_size":420,"max_position_embeddings":64}""".formatted(each[0]);
             Files.writeString(dir.resolve("config.json"), config);
             Files.write(dir.resolve("tokenizer.model"), model());
             if (each[1] != null) {
