@@ -2,6 +2,7 @@ package org.hllm4j.perf;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
 
+import org.hllm4j.weights.Family;
 import org.hllm4j.weights.ModelConfig;
 import org.junit.jupiter.api.Test;
 
