@@ -7,7 +7,6 @@ import org.hllm4j.engine.Ops;
 import org.hllm4j.engine.PlanSpec;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.engine.Workspace;
-import org.hllm4j.nn.Linear;
 import org.hllm4j.nn.Packing;
 import org.hllm4j.nn.Parameter;
 import org.hllm4j.nn.Parameters;
@@ -26,7 +25,7 @@ public final class ItemLlm implements ItemEncoder {
     private final Parameter words;
     private final Parameter itemToken; // null with mean pooling
     private final Transformer transformer;
-    private final Linear projection; // null where both LLMs have one width
+    private final Projection projection;
 
     /** @param projection whether what brings its states to the User LLM's width is trained, where there is something */
     static void declare(Parameters.Layout layout, HllmConfig hllm, boolean trainable, boolean projection) {
@@ -55,7 +54,7 @@ public final class ItemLlm implements ItemEncoder {
         itemToken = pooling == Pooling.TOKEN ? parameters.get(Hllm.ITEM_TOKEN) : null;
         transformer =
                 new Transformer(context, parameters, PREFIX + config.family().stem(), config, maxTextLength + 1);
-        projection = hllm.projected() ? new Linear(context, parameters.get(Hllm.PROJECTION)) : null;
+        projection = new Projection(context, parameters, hllm.projected() ? Hllm.PROJECTION : null);
     }
 
     private final class Pass implements ItemEncoder.Pass {
@@ -64,8 +63,7 @@ public final class ItemLlm implements ItemEncoder {
         private final Tensor pathOffsets;
         private final Tensor pathRows;
         private Transformer.Pass states;
-        private Tensor pooled; // [leaves, width of the Item LLM], as activations
-        private Tensor output;
+        private Projection.Pass projected;
 
         private Pass(Tensor ids, Packing packing, Tensor pathOffsets, Tensor pathRows) {
             this.ids = ids;
@@ -76,16 +74,12 @@ public final class ItemLlm implements ItemEncoder {
 
         @Override
         public Tensor output() {
-            return output;
+            return projected.output();
         }
 
         @Override
         public void backward(Workspace workspace, Tensor doutput) {
-            Tensor dpooled = doutput;
-            if (projection != null) {
-                dpooled = workspace.floats(doutput.size(0), config.hiddenSize());
-                projection.backward(dpooled, workspace.activation(doutput), pooled, false);
-            }
+            Tensor dpooled = projection.backward(workspace, projected, doutput);
             if (!words.trainable()) {
                 return; // the projection alone learns
             }
@@ -131,12 +125,7 @@ public final class ItemLlm implements ItemEncoder {
             pooled = workspace.floats(tokens.leaves(), config.hiddenSize());
             ops.segmentMeanForward(pooled, pass.states.output(), pass.pathOffsets, pass.pathRows);
         }
-        pass.output = pooled;
-        if (projection != null) {
-            pass.pooled = workspace.activation(pooled);
-            pass.output = workspace.floats(tokens.leaves(), projection.rows());
-            projection.forward(pass.output, pass.pooled, false);
-        }
+        pass.projected = projection.forward(workspace, pooled);
         return pass;
     }
 
@@ -196,16 +185,12 @@ public final class ItemLlm implements ItemEncoder {
     @Override
     public void refresh() {
         transformer.refresh();
-        if (projection != null) {
-            projection.refresh();
-        }
+        projection.refresh();
     }
 
     @Override
     public void close() {
         transformer.close();
-        if (projection != null) {
-            projection.close();
-        }
+        projection.close();
     }
 }

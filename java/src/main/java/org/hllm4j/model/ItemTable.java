@@ -6,7 +6,6 @@ import org.hllm4j.engine.Context;
 import org.hllm4j.engine.Ops;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.engine.Workspace;
-import org.hllm4j.nn.Linear;
 import org.hllm4j.nn.Parameter;
 import org.hllm4j.nn.Parameters;
 
@@ -16,9 +15,8 @@ public final class ItemTable implements ItemEncoder {
     private static final String PROJECTION = "item_id_proj_tower.weight";
 
     private final Ops ops;
-    private final int width;
     private final Parameter table;
-    private final Linear projection; // null where the widths agree
+    private final Projection projection;
 
     static void declare(Parameters.Layout layout, IdTable ids, int width, boolean trainable) {
         layout.table(TABLE, ids.items(), ids.width(), trainable);
@@ -29,35 +27,27 @@ public final class ItemTable implements ItemEncoder {
 
     ItemTable(Context context, Parameters parameters, HllmConfig config) {
         ops = context.ops();
-        width = config.width();
         table = parameters.get(TABLE);
-        projection = config.ids().width() == width ? null : new Linear(context, parameters.get(PROJECTION));
+        projection = new Projection(context, parameters, config.ids().width() == config.width() ? null : PROJECTION);
     }
 
     private final class Pass implements ItemEncoder.Pass {
         private final Tensor rows;
-        private final Tensor looked;
-        private final Tensor output;
+        private final Projection.Pass projected;
 
-        Pass(Tensor rows, Tensor looked, Tensor output) {
+        Pass(Tensor rows, Projection.Pass projected) {
             this.rows = rows;
-            this.looked = looked;
-            this.output = output;
+            this.projected = projected;
         }
 
         @Override
         public Tensor output() {
-            return output;
+            return projected.output();
         }
 
         @Override
         public void backward(Workspace workspace, Tensor doutput) {
-            Tensor d = doutput;
-            if (projection != null) {
-                d = workspace.floats(looked.shape());
-                projection.backward(d, workspace.activation(doutput), looked, false);
-            }
-            ops.scatterAddRows(table.gradient(), d, rows);
+            ops.scatterAddRows(table.gradient(), projection.backward(workspace, projected, doutput), rows);
         }
 
         @Override
@@ -80,13 +70,7 @@ public final class ItemTable implements ItemEncoder {
         Tensor index = workspace.ints(rows);
         Tensor found = workspace.floats(rows.length, table.value().size(1));
         ops.gatherRows(found, table.value(), index);
-        if (projection == null) {
-            return new Pass(index, found, found);
-        }
-        Tensor looked = workspace.activation(found);
-        Tensor output = workspace.floats(rows.length, width);
-        projection.forward(output, looked, false);
-        return new Pass(index, looked, output);
+        return new Pass(index, projection.forward(workspace, found));
     }
 
     @Override
@@ -101,15 +85,11 @@ public final class ItemTable implements ItemEncoder {
 
     @Override
     public void refresh() {
-        if (projection != null) {
-            projection.refresh();
-        }
+        projection.refresh();
     }
 
     @Override
     public void close() {
-        if (projection != null) {
-            projection.close();
-        }
+        projection.close();
     }
 }
