@@ -1,6 +1,5 @@
 package org.hllm4j.model;
 
-import java.util.stream.IntStream;
 import org.hllm4j.engine.Context;
 import org.hllm4j.engine.Ops;
 import org.hllm4j.engine.Tensor;
@@ -110,10 +109,8 @@ public final class RankingHead implements AutoCloseable {
         Tensor activated = workspace.activations(rows, width);
         ops.swigluForward(activated, gates);
         Tensor logits = workspace.floats(rows, 1);
-        ops.gatherRows(logits, bias.value().reshape(1, 1), same(workspace, rows));
-        Tensor prior = workspace.floats(rows, 1);
-        prior.write(priors);
-        ops.scatterAddRows(logits, prior, each(workspace, rows));
+        logits.write(priors);
+        ops.biasForward(logits, bias.value());
         down.forward(logits, activated, true);
         return new Pass(logits.reshape(rows), states, targets, x, userRstd, itemRstd, input, gates, activated);
     }
@@ -128,7 +125,7 @@ public final class RankingHead implements AutoCloseable {
     public void backward(Workspace workspace, Pass pass, Tensor dstates, Tensor dtargets, Tensor dlogits) {
         long rows = dlogits.size(0);
         Tensor dsum = dlogits.reshape(rows, 1);
-        ops.scatterAddRows(bias.gradient().reshape(1, 1), dsum, same(workspace, rows));
+        ops.biasBackward(bias.gradient(), dsum);
         Tensor dactivated = workspace.activations(rows, width);
         down.backward(dactivated, workspace.activation(dsum), pass.activated, false);
         Tensor dgates = workspace.activations(rows, 2L * width);
@@ -145,15 +142,6 @@ public final class RankingHead implements AutoCloseable {
 
     private Tensor part(Tensor x, long number) {
         return x.columns(number * width, (number + 1) * width);
-    }
-
-    /** The bias as a table of one row, which every logit takes. */
-    private static Tensor same(Workspace workspace, long rows) {
-        return workspace.ints(new int[Math.toIntExact(rows)]);
-    }
-
-    private static Tensor each(Workspace workspace, long rows) {
-        return workspace.ints(IntStream.range(0, Math.toIntExact(rows)).toArray());
     }
 
     void refresh() {
