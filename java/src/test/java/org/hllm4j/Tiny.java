@@ -65,6 +65,17 @@ public final class Tiny {
         return model;
     }
 
+    /** Norm of the difference over the norm of what was expected. */
+    public static double relativeError(float[] expected, float[] actual) {
+        double difference = 0;
+        double norm = 0;
+        for (int i = 0; i < expected.length; i++) {
+            difference += Math.pow((double) expected[i] - actual[i], 2);
+            norm += Math.pow(expected[i], 2);
+        }
+        return Math.sqrt(difference / norm);
+    }
+
     /** Token lists with many shared prefixes, some equal, some a prefix of another. */
     public static int[][] tokens(int items, Random random) {
         int[][] tokens = new int[items][];

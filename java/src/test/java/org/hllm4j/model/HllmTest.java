@@ -131,7 +131,7 @@ class HllmTest {
             float[][] found = encode(rounded, tokens, true);
             double worst = 0;
             for (int i = 0; i < tokens.length; i++) {
-                worst = Math.max(worst, distance(expected[i], found[i]));
+                worst = Math.max(worst, Tiny.relativeError(expected[i], found[i]));
             }
             double largest = worst;
             assertTrue(largest < 0.05 && largest > 0, () -> "relative error of bf16 weights: " + largest);
@@ -181,18 +181,8 @@ class HllmTest {
         return out;
     }
 
-    private static double distance(float[] expected, float[] actual) {
-        double difference = 0;
-        double norm = 0;
-        for (int i = 0; i < expected.length; i++) {
-            difference += Math.pow((double) expected[i] - actual[i], 2);
-            norm += Math.pow(expected[i], 2);
-        }
-        return Math.sqrt(difference / norm);
-    }
-
     private static void near(String what, float[] expected, float[] actual) {
-        double relative = distance(expected, actual);
+        double relative = Tiny.relativeError(expected, actual);
         assertTrue(
                 relative <= TOLERANCE,
                 () -> what + ": relative error " + relative + ", allowed " + TOLERANCE + " (seed " + Tiny.seed() + ")");

@@ -14,6 +14,7 @@ import java.util.Map;
 import java.util.Set;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
+import org.hllm4j.Tiny;
 import org.hllm4j.engine.Context;
 import org.hllm4j.engine.DType;
 import org.hllm4j.engine.NativeException;
@@ -170,13 +171,7 @@ class FamilyGoldenTest {
         float[] expected = new float[(int) golden.info(name).elements()];
         golden.read(name, 0, FloatBuffer.wrap(expected));
         assertEquals(expected.length, actual.length, name + ": length");
-        double difference = 0;
-        double norm = 0;
-        for (int i = 0; i < expected.length; i++) {
-            difference += Math.pow((double) expected[i] - actual[i], 2);
-            norm += Math.pow(expected[i], 2);
-        }
-        double relative = Math.sqrt(difference / norm);
+        double relative = Tiny.relativeError(expected, actual);
         assertTrue(relative <= allowed, () -> name + ": relative error " + relative + ", allowed " + allowed);
     }
 

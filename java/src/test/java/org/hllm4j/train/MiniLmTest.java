@@ -12,6 +12,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
+import org.hllm4j.Tiny;
 import org.hllm4j.engine.Context;
 import org.hllm4j.engine.DType;
 import org.hllm4j.engine.Tensor;
@@ -65,13 +66,7 @@ class MiniLmTest {
                 float[] found = table.toFloats();
                 float[] expected = new float[found.length];
                 golden.read("vectors", 0, FloatBuffer.wrap(expected));
-                double difference = 0;
-                double norm = 0;
-                for (int i = 0; i < found.length; i++) {
-                    difference += Math.pow(found[i] - expected[i], 2);
-                    norm += Math.pow(expected[i], 2);
-                }
-                double relative = Math.sqrt(difference / norm);
+                double relative = Tiny.relativeError(expected, found);
                 System.out.println("all-MiniLM-L6-v2: relative error " + relative);
                 assertTrue(relative < 1e-5, "relative error " + relative);
             }

@@ -165,13 +165,7 @@ class RankerGoldenTest {
 
     private static void near(String what, float[] expected, float[] actual) {
         assertEquals(expected.length, actual.length, what + ": length");
-        double difference = 0;
-        double norm = 0;
-        for (int i = 0; i < expected.length; i++) {
-            difference += Math.pow((double) expected[i] - actual[i], 2);
-            norm += Math.pow(expected[i], 2);
-        }
-        double relative = Math.sqrt(difference / norm);
+        double relative = Tiny.relativeError(expected, actual);
         assertTrue(relative <= TOLERANCE, () -> what + ": relative error " + relative + ", allowed " + TOLERANCE);
     }
 

@@ -246,13 +246,7 @@ class RankerTrainerTest {
     }
 
     private static void near(String what, float[] expected, float[] actual) {
-        double difference = 0;
-        double norm = 0;
-        for (int i = 0; i < expected.length; i++) {
-            difference += Math.pow((double) expected[i] - actual[i], 2);
-            norm += Math.pow(expected[i], 2);
-        }
-        double relative = Math.sqrt(difference / norm);
+        double relative = Tiny.relativeError(expected, actual);
         assertTrue(relative < 1e-5, () -> what + ": relative error " + relative);
     }
 

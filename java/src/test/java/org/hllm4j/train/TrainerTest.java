@@ -242,13 +242,7 @@ class TrainerTest {
                 float[] whole = gradients(model, sequences, negatives, 100_000);
                 for (int rows : new int[] {1, 9, 30}) {
                     float[] chunked = gradients(model, sequences, negatives, rows);
-                    double difference = 0;
-                    double norm = 0;
-                    for (int i = 0; i < whole.length; i++) {
-                        difference += Math.pow((double) whole[i] - chunked[i], 2);
-                        norm += Math.pow(whole[i], 2);
-                    }
-                    double relative = Math.sqrt(difference / norm);
+                    double relative = Tiny.relativeError(whole, chunked);
                     assertTrue(relative < 1e-5, () -> pooling + ", " + rows + " rows: relative error " + relative);
                 }
             }
