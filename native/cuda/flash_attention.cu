@@ -48,8 +48,11 @@ namespace {
 
 // HLLM_ATTENTION=hllm in the environment leaves the library out, to compare.
 bool left_out() {
-    const char* wanted = std::getenv("HLLM_ATTENTION");
-    return wanted && std::string(wanted) == "hllm";
+    static const bool out = [] {
+        const char* wanted = std::getenv("HLLM_ATTENTION");
+        return wanted && std::string(wanted) == "hllm";
+    }();
+    return out;
 }
 
 constexpr int TILE_ROWS = 128;         // the most that a tile of the library has

@@ -14,7 +14,6 @@ import org.hllm4j.data.Dataset;
 import org.hllm4j.data.Interactions;
 import org.hllm4j.data.Sequences;
 import org.hllm4j.data.Split;
-import org.hllm4j.data.TrainingSequence;
 import org.hllm4j.engine.Context;
 import org.hllm4j.eval.Breakdown;
 import org.hllm4j.eval.Evaluator;
@@ -371,12 +370,9 @@ final class CompareCommand extends Subcommand {
     private Map<String, Object> test(Path folder, TrainOptions options, Dataset data, Progress progress) {
         Interactions interactions = data.interactions();
         Catalogue catalogue = data.catalogue();
-        List<TrainingSequence> sequences = Sequences.sample(
-                Sequences.training(interactions, maxHistory, options.splitLong()),
-                options.trainFraction(),
-                options.seed());
         boolean[] trained = new boolean[catalogue.size()];
-        sequences.forEach(s -> Arrays.stream(s.items()).forEach(item -> trained[item] = true));
+        Trainer.sequences(data, options, maxHistory)
+                .forEach(s -> Arrays.stream(s.items()).forEach(item -> trained[item] = true));
         Breakdown breakdown = new Breakdown(Sequences.popularity(interactions, catalogue.size()), trained);
         try (Recommender recommender = Recommender.open(
                 new RunFolder(folder),

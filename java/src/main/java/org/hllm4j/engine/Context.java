@@ -195,7 +195,7 @@ public final class Context implements AutoCloseable {
     /**
      * A weight matrix [N, K] for the linear operations; the caller closes it.
      *
-     * @param source f32 or bf16 [N, K]; it must stay open as long as the weight
+     * @param source f32 or bf16 [N, K]; it must stay open as long as the weight, or until {@link Weight#pack}
      * @param storage F32: a view of the f32 source; BF16: a view of a bf16 source, or an own rounded copy of an f32 one
      */
     public Weight weight(Tensor source, DType storage) {

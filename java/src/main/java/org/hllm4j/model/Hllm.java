@@ -197,6 +197,11 @@ public final class Hllm implements AutoCloseable {
         return chosen;
     }
 
+    /** Whether anything of a side is trained. */
+    public boolean trains(Side side) {
+        return of(side).stream().anyMatch(Parameter::trainable);
+    }
+
     private void fill(Parameter parameter, long seed, long stream, float std) {
         float[] values = new float[Math.toIntExact(parameter.value().elements())];
         Gaussian.fill(seed, stream, values, std);

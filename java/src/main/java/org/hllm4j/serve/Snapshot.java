@@ -423,7 +423,7 @@ public final class Snapshot implements AutoCloseable {
     private float[] priors(int[] rows) {
         float[] known = new float[rows.length];
         for (int i = 0; i < rows.length; i++) {
-            int row = catalogue.row(id(rows[i]));
+            int row = rows[i] < catalogue.size() ? rows[i] : catalogue.row(id(rows[i]));
             known[i] = row < 0 ? 0 : priors[row];
         }
         return known;

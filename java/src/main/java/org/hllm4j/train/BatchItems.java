@@ -11,7 +11,6 @@ import org.hllm4j.engine.Workspace;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.model.ItemEncoder;
 import org.hllm4j.model.Pooling;
-import org.hllm4j.nn.Parameter;
 
 /**
  * The distinct items of a training batch and their passes through the Item LLM: each is encoded once, its vector is used
@@ -31,7 +30,7 @@ final class BatchItems implements AutoCloseable {
      */
     record Source(Hllm model, int[][] tokens, int maxRows, Tensor table) {
         boolean trained() {
-            return table == null && model.of(Hllm.Side.ITEM).stream().anyMatch(Parameter::trainable);
+            return table == null && model.trains(Hllm.Side.ITEM);
         }
     }
 

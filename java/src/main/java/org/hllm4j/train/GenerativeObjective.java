@@ -16,9 +16,13 @@ import org.hllm4j.model.Hllm;
 
 /** The next item (HLLM section 3.2): InfoNCE over the training events, ranks of the held-out ones. */
 record GenerativeObjective(Hllm model, Dataset data, TrainOptions options) implements Objective {
-    static Batches batches(Dataset data, TrainOptions options, int maxHistory) {
+    static List<TrainingSequence> sequences(Dataset data, TrainOptions options, int maxHistory) {
         List<TrainingSequence> all = Sequences.training(data.interactions(), maxHistory, options.splitLong());
-        List<TrainingSequence> chosen = Sequences.sample(all, options.trainFraction(), options.seed());
+        return Sequences.sample(all, options.trainFraction(), options.seed());
+    }
+
+    static Batches batches(Dataset data, TrainOptions options, int maxHistory) {
+        List<TrainingSequence> chosen = sequences(data, options, maxHistory);
         if (chosen.isEmpty()) {
             throw new HllmException("there is nothing to train on: no user"
                     + (options.trainFraction() < 1 ? " of the train fraction " + options.trainFraction() : "")

@@ -3,17 +3,18 @@ package org.hllm4j.train;
 import java.nio.charset.StandardCharsets;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
 import org.hllm4j.HllmException;
 import org.hllm4j.data.Batch;
 import org.hllm4j.data.Batches;
 import org.hllm4j.data.Dataset;
+import org.hllm4j.data.TrainingSequence;
 import org.hllm4j.engine.Context;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.model.CatalogueEncoder;
 import org.hllm4j.model.Hllm;
-import org.hllm4j.nn.Parameter;
 import org.hllm4j.run.Hashes;
 import org.hllm4j.run.Origin;
 import org.hllm4j.run.RunFolder;
@@ -98,6 +99,11 @@ public final class Trainer {
         return total(GenerativeObjective.batches(data, options, maxHistory), options);
     }
 
+    /** The sequences of this data that these options train on. */
+    public static List<TrainingSequence> sequences(Dataset data, TrainOptions options, int maxHistory) {
+        return GenerativeObjective.sequences(data, options, maxHistory);
+    }
+
     /** The batches that these options make of this data. */
     public static Batches batches(Dataset data, TrainOptions options, int maxHistory) {
         return GenerativeObjective.batches(data, options, maxHistory);
@@ -117,7 +123,7 @@ public final class Trainer {
         long perEpoch = batches.batchesPerEpoch();
         long total = total(batches, options);
         CosineSchedule schedule = new CosineSchedule(options.lr(), total * options.warmup(), total);
-        boolean itemsFrozen = model.of(Hllm.Side.ITEM).stream().noneMatch(Parameter::trainable);
+        boolean itemsFrozen = !model.trains(Hllm.Side.ITEM);
 
         try (AdamWOptimizer optimizer =
                         new AdamWOptimizer(model, (float) options.weightDecay(), (float) options.clip());
