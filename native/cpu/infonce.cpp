@@ -134,10 +134,8 @@ void Cpu::infonce(Context& context, const InfoNce& a) {
 
     float* n_hat = context.scratch.take<float>(M * D);
     float* n_inverse = context.scratch.take<float>(M);
-    float* u_hat = context.scratch.take<float>(tile * D);
-    float* p_hat = context.scratch.take<float>(tile * D);
-    float* u_cosines = context.scratch.take<float>(tile * width);
-    float* p_cosines = context.scratch.take<float>(tile * width);
+    float* u_hat = context.scratch.take<float>(2 * tile * D);  // a tile's u^, then its p^
+    float* u_cosines = context.scratch.take<float>(2 * tile * width);
     Position* positions = context.scratch.take<Position>(tile);
     int32_t* ids = nullptr;
     if (a.negative_ids) {
@@ -154,12 +152,12 @@ void Cpu::infonce(Context& context, const InfoNce& a) {
     double metrics[HLLM_INFONCE_METRICS] = {}, dscale = 0;
     for (int64_t first = 0; first < T; first += TILE) {
         const int64_t rows = std::min(TILE, T - first);
+        float *p_hat = u_hat + rows * D, *p_cosines = u_cosines + rows * width;
         team().ranges(rows, ROW_GRAIN, [&](int64_t begin, int64_t end, int) {
             for (int64_t t = begin; t < end; t++)
                 normalize_position(positions[t], u_hat + t * D, p_hat + t * D, a.u.row(first + t), a.p.row(first + t), D);
         });
-        gemm(rows, M, D, u_hat, D, 1, n_hat, 1, D, u_cosines, width, false);
-        gemm(rows, M, D, p_hat, D, 1, n_hat, 1, D, p_cosines, width, false);
+        gemm(2 * rows, M, D, u_hat, D, 1, n_hat, 1, D, u_cosines, width, false);
         team().run(rows, [&](int64_t t, int) {
             softmax(positions[t], u_cosines + t * width, p_cosines + t * width, M, scale, a.threshold, ids,
                     ids ? a.target_ids.i32()[first + t] : 0);

@@ -201,7 +201,11 @@ void round_row(uint16_t* out, const float* in, int64_t n, int64_t padded) {
 namespace hllm {
 namespace {
 
-constexpr int64_t BLOCK_ROWS = 96;  // of x: stays in the second-level cache while all panels pass
+// A block of x stays in the second-level cache while panels pass.
+constexpr int64_t BLOCK_ROWS = 96, BLOCK_K = 1024;
+constexpr int64_t PIECES = 16;         // for each thread, so that none waits long for the last
+constexpr int64_t CONFLICTING = 4096;  // bytes from row to row, or a multiple: all rows of a tile fall into one cache set
+constexpr int64_t CACHE_LINE = 16;     // floats
 
 // The kernels that this process runs with, and the shape that they want.
 struct Provider {
@@ -242,6 +246,13 @@ void pack_panel(void* to, const View& w, int64_t begin) {
     }
 }
 
+void copy_row(uint32_t* to, const float* from, int64_t n, [[maybe_unused]] bool pairs) {
+#if defined(__x86_64__)
+    if (pairs) return round_row(reinterpret_cast<uint16_t*>(to), from, n, (n + 15) / 16 * 16);
+#endif
+    std::memcpy(to, from, static_cast<size_t>(n) * 4);
+}
+
 int64_t panels_of(const View& w) { return (w.shape[0] + provider().columns - 1) / provider().columns; }
 
 }  // namespace
@@ -264,33 +275,39 @@ void packed_forward(Context& context, const View& y, const View& x, const View& 
     const int64_t T = x.shape[0], N = w.shape[0], K = w.shape[1];
     const bool pairs = use.pairs && w.dtype == HLLM_BF16;
     const TileKernels& kernels = w.dtype == HLLM_BF16 ? use.bf16 : use.f32;
-    // Pieces of rows x columns: blocks of rows, and of columns where those are too few to share out evenly.
+    const int64_t per_lane = w.dtype == HLLM_BF16 ? 2 : 1;  // k in a lane of 32 bits of a panel
     const int64_t blocks = (T + BLOCK_ROWS - 1) / BLOCK_ROWS, all = panels_of(w);
-    const int64_t cuts =
-        std::clamp<int64_t>(4 * team().size() / std::max<int64_t>(1, blocks), 1, std::max<int64_t>(1, all / 2));
-    const int64_t group = (all + cuts - 1) / cuts;
-    const int64_t ldx = pairs ? (K + 15) / 16 * 8 + 8 : x.stride[0];  // the pad keeps rows out of one cache set
-    uint32_t* rounded = pairs ? context.scratch.take<uint32_t>(team().size() * std::min(T, BLOCK_ROWS) * ldx) : nullptr;
+    // Even parts of K, each a whole number of lanes.
+    const int64_t k_blocks = (K + BLOCK_K - 1) / BLOCK_K;
+    const int64_t k_step = K == 0 ? BLOCK_K : ((K + k_blocks - 1) / k_blocks + 1) / 2 * 2;
+    // Pieces of rows x columns: blocks of rows, and of columns where those are too few to share out evenly.
+    const int64_t wanted = (PIECES * team().size() + blocks - 1) / std::max<int64_t>(1, blocks);
+    const int64_t cuts = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, all / 4)), group = (all + cuts - 1) / cuts;
+    const bool copied = pairs || (T > use.rows && x.stride[0] * 4 % CONFLICTING == 0);
+    const int64_t ldx = !copied ? x.stride[0] : (pairs ? (K + 15) / 16 * 8 : K) + CACHE_LINE / 2;
+    uint32_t* copies = copied ? context.scratch.take<uint32_t>(team().size() * std::min(T, BLOCK_ROWS) * ldx) : nullptr;
     team().run(blocks * cuts, [&](int64_t piece, int worker) {
         const int64_t row = piece / cuts * BLOCK_ROWS, rows = std::min(BLOCK_ROWS, T - row);
-        const void* in = x.row(row);
-#if defined(__x86_64__)
-        if (pairs) {
-            uint32_t* mine = rounded + worker * std::min(T, BLOCK_ROWS) * ldx;
-            for (int64_t r = 0; r < rows; r++)
-                round_row(reinterpret_cast<uint16_t*>(mine + r * ldx), x.row(row + r), K, (K + 15) / 16 * 16);
+        const auto* in = reinterpret_cast<const uint32_t*>(x.row(row));
+        if (copied) {
+            uint32_t* mine = copies + worker * std::min(T, BLOCK_ROWS) * ldx;
+            for (int64_t r = 0; r < rows; r++) copy_row(mine + r * ldx, x.row(row + r), K, pairs);
             in = mine;
         }
-#endif
-        for (int64_t p = piece % cuts * group; p < std::min(all, (piece % cuts + 1) * group); p++) {
-            const int64_t n = p * use.columns;
-            const void* panel = static_cast<const std::byte*>(panels) + p * panel_bytes(w);
-            for (int64_t r = 0; r < rows; r += use.rows) {
-                const void* from = static_cast<const std::byte*>(in) + r * ldx * 4;
-                kernels[static_cast<size_t>(std::min(use.rows, rows - r))](
-                    {y.row(row + r) + n, y.stride[0], from, ldx, panel, K, std::min(use.columns, N - n), accumulate});
+        for (int64_t k = 0; k == 0 || k < K; k += k_step)
+            for (int64_t p = piece % cuts * group; p < std::min(all, (piece % cuts + 1) * group); p++) {
+                const int64_t n = p * use.columns, lane = k / per_lane;
+                const auto* panel = static_cast<const std::byte*>(panels) + p * panel_bytes(w) + lane * use.columns * 4;
+                for (int64_t r = 0; r < rows; r += use.rows) {
+                    const int64_t count = std::min(use.rows, rows - r);
+                    for (int64_t i = 0; i < count; i++)  // to be there when the tile's sums are done
+                        for (int64_t line = 0; line < use.columns; line += CACHE_LINE)
+                            __builtin_prefetch(y.row(row + r + i) + n + line, 1, 2);
+                    kernels[static_cast<size_t>(count)]({y.row(row + r) + n, y.stride[0], in + r * ldx + (pairs ? lane : k),
+                                                         ldx, panel, std::min(k_step, K - k), std::min(use.columns, N - n),
+                                                         accumulate || k > 0});
+                }
             }
-        }
     });
 }
 

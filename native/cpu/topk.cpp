@@ -1,6 +1,7 @@
-// Full ranking: the best rows of a table for each query, and the rank of one row, by inner product. Blocks of queries meet
-// tiles of the table in one GEMM each, whose scores lie with the queries side by side: one vector compares one table row's
-// scores with as many queries. Few queries meet it in a pass that only reads the table; there the rows lie side by side.
+// Full ranking: the best rows of a table for each query, and the rank of one row, by inner product. A block of queries is
+// packed and meets tiles of the table, which is read as it lies; the scores lie with the queries side by side: one vector
+// compares one table row's scores with as many queries. Few queries meet it in a pass that only reads the table; there the
+// rows lie side by side.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/topk.cpp"
 #include "cpu/simd-inl.h"
@@ -9,7 +10,7 @@
 #include <limits>
 
 #include "cpu/backend.h"
-#include "cpu/gemm.h"
+#include "cpu/packed.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace hllm {
@@ -92,10 +93,9 @@ void rank_count_few(int32_t* rank, float target, const float* tile, int64_t coun
 
 // out[q * stride + r] = query q . row begin + r, for Q queries.
 template <int Q>
-HWY_INLINE void few_scores_of(float* out, int64_t stride, const View& table, int64_t begin, int64_t end, const View& queries,
-                              int64_t query) {
+HWY_INLINE void few_scores_of(float* out, int64_t stride, const View& table, int64_t begin, int64_t end, const View& queries) {
     const float* x[Q];
-    for (int q = 0; q < Q; q++) x[q] = queries.row(query + q);
+    for (int q = 0; q < Q; q++) x[q] = queries.row(q);
     for (int64_t r = 0; r < end - begin; r++) {
         float sums[Q];
         dots<Q>(sums, x, table.row(begin + r), table.shape[1]);
@@ -103,12 +103,12 @@ HWY_INLINE void few_scores_of(float* out, int64_t stride, const View& table, int
     }
 }
 
-void few_scores(float* out, int64_t stride, const View& table, int64_t begin, int64_t end, const View& queries, int64_t query,
-                int64_t count) {
-    if (count == 1) few_scores_of<1>(out, stride, table, begin, end, queries, query);
-    if (count == 2) few_scores_of<2>(out, stride, table, begin, end, queries, query);
-    if (count == 3) few_scores_of<3>(out, stride, table, begin, end, queries, query);
-    if (count == 4) few_scores_of<4>(out, stride, table, begin, end, queries, query);
+void few_scores(float* out, int64_t stride, const View& table, int64_t begin, int64_t end, const View& queries) {
+    const int64_t count = queries.shape[0];
+    if (count == 1) few_scores_of<1>(out, stride, table, begin, end, queries);
+    if (count == 2) few_scores_of<2>(out, stride, table, begin, end, queries);
+    if (count == 3) few_scores_of<3>(out, stride, table, begin, end, queries);
+    if (count == 4) few_scores_of<4>(out, stride, table, begin, end, queries);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -122,28 +122,41 @@ namespace {
 constexpr int64_t QUERIES = 256;      // of a block
 constexpr int64_t TABLE_ROWS = 2048;  // of a tile
 constexpr int64_t GROUP = 16;         // queries of a work item that scans a tile
-constexpr int64_t FEW = 4;            // queries for which reading the table is the cost, and a GEMM's packing would double it
+constexpr int64_t FEW = 4;            // queries for which reading the table is the cost
 constexpr int64_t FEW_ROWS = 64;      // table rows of a work item then
-// From here on the GEMM's sum for an element does not depend on the shape (gemm.h), so a row has the same score in every tile,
-// for every number of queries above FEW, and as a target. Smaller products are padded to it.
-constexpr int64_t GEMM_ROWS = 128;
 constexpr float EXCLUDED = -std::numeric_limits<float>::infinity();
 
 int64_t padded(int64_t queries) { return (queries + GROUP - 1) / GROUP * GROUP; }
 
 struct Ranking {
     const char* op;
+    Context& context;
     View queries, table, excluded_offsets, excluded_rows;
-    float* tile;      // [TABLE_ROWS, QUERIES] scores, or [FEW, TABLE_ROWS]
-    float* gathered;  // [max(GEMM_ROWS, QUERIES), D] table rows
+    int64_t first = 0;  // of the queries at hand
+    View block;         // these
+    void* panels;       // and packed, if they are more than FEW
+    float* tile;        // [TABLE_ROWS, padded QUERIES] scores, or [FEW, TABLE_ROWS]
 
-    Ranking(const char* op, Scratch& scratch, const View& queries, const View& table, const View& offsets, const View& rows)
-        : op(op), queries(queries), table(table), excluded_offsets(offsets), excluded_rows(rows) {
+    Ranking(const char* op, Context& context, const View& queries, const View& table, const View& offsets, const View& rows)
+        : op(op), context(context), queries(queries), table(table), excluded_offsets(offsets), excluded_rows(rows) {
         if (offsets) check_exclusion();
-        const int64_t block = padded(std::min(QUERIES, queries.shape[0]));
-        const int64_t held = std::max(GEMM_ROWS, QUERIES);
-        tile = scratch.take<float>(std::max(held, std::min(TABLE_ROWS, table.shape[0])) * block);
-        gathered = scratch.take<float>(held * table.shape[1]);
+        block = rows_of(queries, 0, std::min(QUERIES, queries.shape[0]));
+        panels = context.scratch.take<std::byte>(packed_bytes(block));
+        // room for a tile of the table, or the block's targets
+        tile = context.scratch.take<float>(std::max(QUERIES, std::min(TABLE_ROWS, table.shape[0])) * padded(block.shape[0]));
+    }
+
+    static View rows_of(const View& matrix, int64_t first, int64_t count) {
+        View rows = matrix;
+        rows.data = matrix.row(first);
+        rows.shape[0] = count;
+        return rows;
+    }
+
+    void take(int64_t from) {
+        first = from;
+        block = rows_of(queries, first, std::min(QUERIES, queries.shape[0] - first));
+        if (block.shape[0] > FEW) pack(panels, block);
     }
 
     void check_exclusion() const {
@@ -163,49 +176,57 @@ struct Ranking {
             body(excluded_rows.i32()[j]);
     }
 
-    // tile = [block, end - begin] inner products of table rows with a block of few queries.
-    void few(int64_t begin, int64_t end, int64_t first_query, int64_t block) const {
+    // tile = [block, end - begin] inner products of table rows with few queries.
+    void few(int64_t begin, int64_t end) const {
         team().ranges(end - begin, FEW_ROWS, [&](int64_t from, int64_t to, int) {
             HLLM_DISPATCH(few_scores)
-            (tile + from, end - begin, table, begin + from, begin + to, queries, first_query, block);
+            (tile + from, end - begin, table, begin + from, begin + to, block);
         });
     }
-    // tile = [rows, block] inner products of `rows` >= GEMM_ROWS rows with a block of queries.
-    void scores(const float* rows_data, int64_t rows_stride, int64_t rows, int64_t first_query, int64_t block) const {
-        gemm(rows, block, table.shape[1], rows_data, rows_stride, 1, queries.row(first_query), 1, queries.stride[0], tile,
-             padded(block), false);
-    }
-    // Puts rows `row_of(0)`, ... of the table into `gathered`.
-    template <class RowOf>
-    void gather(int64_t count, const RowOf& row_of) const {
-        for (int64_t i = 0; i < count; i++)
-            std::memcpy(gathered + i * table.shape[1], table.row(row_of(i)), static_cast<size_t>(table.shape[1]) * 4);
+
+    // tile = [rows, block] inner products of rows with more than FEW queries; each has the same bits among any others.
+    void scores(const View& rows) const {
+        View found;
+        found.data = tile;
+        found.stride[0] = padded(block.shape[0]);
+        packed_forward(context, found, rows, block, panels, false);
     }
 
-    // Scores a block of queries against the whole table and calls body(scores, first row, rows, first query, queries) for
+    // The score of row targets[i] for query i of the block; `gathered` has room for the block.
+    void target_scores(float* out, const int32_t* targets, View gathered) const {
+        if (block.shape[0] <= FEW) {
+            for (int64_t i = 0; i < block.shape[0]; i++) {
+                few(targets[i], targets[i] + 1);
+                out[i] = tile[i];
+            }
+            return;
+        }
+        gathered.shape[0] = block.shape[0];
+        for (int64_t i = 0; i < block.shape[0]; i++) std::copy_n(table.row(targets[i]), table.shape[1], gathered.row(i));
+        scores(gathered);
+        for (int64_t i = 0; i < block.shape[0]; i++) out[i] = tile[i * padded(block.shape[0]) + i];
+    }
+
+    // Scores the block against the whole table and calls body(scores, first row, rows, first of its queries, queries) for
     // each tile and group of queries, in the order of rows for each query; excluded rows score -inf. The groups of a block
     // of few queries are single ones.
     template <class Body>
-    void scan(int64_t first_query, int64_t block, const Body& body) const {
-        const int64_t N = table.shape[0], group = block <= FEW ? 1 : GROUP;
+    void scan(const Body& body) const {
+        const int64_t N = table.shape[0], count = block.shape[0];
+        const bool is_few = count <= FEW;
         for (int64_t begin = 0; begin < N; begin += TABLE_ROWS) {
             const int64_t end = std::min(N, begin + TABLE_ROWS), rows = end - begin;
-            if (block <= FEW) {
-                few(begin, end, first_query, block);
-            } else if (rows >= GEMM_ROWS) {
-                scores(table.row(begin), table.stride[0], rows, first_query, block);
-            } else {
-                gather(rows, [&](int64_t i) { return begin + i; });
-                scores(gathered, table.shape[1], GEMM_ROWS, first_query, block);
-            }
-            const int64_t row_stride = block <= FEW ? 1 : padded(block), query_stride = block <= FEW ? rows : 1;
-            team().ranges(block, group, [&](int64_t from, int64_t to, int) {
-                float* mine = tile + from * query_stride;
+            if (is_few)
+                few(begin, end);
+            else
+                scores(rows_of(table, begin, rows));
+            const int64_t row_stride = is_few ? 1 : padded(count), query_stride = is_few ? rows : 1;
+            team().ranges(count, is_few ? 1 : GROUP, [&](int64_t from, int64_t to, int) {
                 for (int64_t i = from; i < to; i++)
-                    each_excluded(first_query + i, [&](int64_t row) {
+                    each_excluded(first + i, [&](int64_t row) {
                         if (row >= begin && row < end) tile[(row - begin) * row_stride + i * query_stride] = EXCLUDED;
                     });
-                body(mine, begin, rows, first_query + from, to - from);
+                body(tile + from * query_stride, begin, rows, first + from, to - from);
             });
         }
     }
@@ -215,7 +236,7 @@ struct Ranking {
 
 void Cpu::topk(Context& context, const View& scores, const View& rows, const View& queries, const View& table,
                const View& excluded_offsets, const View& excluded_rows) {
-    const Ranking ranking("topk", context.scratch, queries, table, excluded_offsets, excluded_rows);
+    Ranking ranking("topk", context, queries, table, excluded_offsets, excluded_rows);
     const int64_t B = queries.shape[0], K = scores.shape[1];
     for (int64_t b = 0; b < B; b++) {
         std::fill_n(scores.row(b), K, EXCLUDED);
@@ -223,8 +244,9 @@ void Cpu::topk(Context& context, const View& scores, const View& rows, const Vie
     }
     if (K == 0) return;
     for (int64_t first = 0; first < B; first += QUERIES) {
-        const int64_t block = std::min(QUERIES, B - first);
-        ranking.scan(first, block, [&](const float* tile, int64_t begin, int64_t count, int64_t query, int64_t group) {
+        ranking.take(first);
+        const int64_t block = ranking.block.shape[0];
+        ranking.scan([&](const float* tile, int64_t begin, int64_t count, int64_t query, int64_t group) {
             if (block <= FEW)
                 HLLM_DISPATCH(topk_insert_few)(scores, rows, tile, begin, count, query);
             else
@@ -237,22 +259,18 @@ void Cpu::rank(Context& context, const View& ranks, const View& queries, const V
                const View& excluded_offsets, const View& excluded_rows) {
     const int64_t B = queries.shape[0], N = table.shape[0];
     check_indices("rank", "targets", targets, 0, N);
-    const Ranking ranking("rank", context.scratch, queries, table, excluded_offsets, excluded_rows);
-    float* target_scores = context.scratch.take<float>(padded(std::min(QUERIES, B)));
+    Ranking ranking("rank", context, queries, table, excluded_offsets, excluded_rows);
+    const int64_t most = ranking.block.shape[0], D = table.shape[1];
+    float* target_scores = context.scratch.take<float>(padded(most));
+    View gathered;
+    gathered.data = context.scratch.take<float>(most * D);
+    gathered.stride[0] = gathered.shape[1] = D;
     for (int64_t first = 0; first < B; first += QUERIES) {
-        const int64_t block = std::min(QUERIES, B - first);
-        if (block <= FEW) {
-            for (int64_t i = 0; i < block; i++) {
-                ranking.few(targets.i32()[first + i], targets.i32()[first + i] + 1, first, block);
-                target_scores[i] = ranking.tile[i];
-            }
-        } else {
-            ranking.gather(block, [&](int64_t i) { return targets.i32()[first + i]; });
-            ranking.scores(ranking.gathered, table.shape[1], std::max(block, GEMM_ROWS), first, block);
-            for (int64_t i = 0; i < block; i++) target_scores[i] = ranking.tile[i * padded(block) + i];
-        }
+        ranking.take(first);
+        const int64_t block = ranking.block.shape[0];
+        ranking.target_scores(target_scores, targets.i32() + first, gathered);
         std::fill_n(ranks.i32() + first, block, 1);
-        ranking.scan(first, block, [&](const float* tile, int64_t, int64_t count, int64_t query, int64_t group) {
+        ranking.scan([&](const float* tile, int64_t, int64_t count, int64_t query, int64_t group) {
             if (block <= FEW)
                 HLLM_DISPATCH(rank_count_few)(ranks.i32() + query, target_scores[query - first], tile, count);
             else

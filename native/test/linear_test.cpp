@@ -86,6 +86,13 @@ TEST_F(Linear, PackedTiles) {
                 check(storage, T, N, K, T % 3);
 }
 
+// Several parts of K, and rows that a power of two keeps apart.
+TEST_F(Linear, PackedLongRows) {
+    for (Storage storage : {Storage::F32_PACKED, Storage::BF16_PACKED})
+        for (int64_t T : {2, 13, 100})
+            for (int64_t K : {1024, 1025, 2048, 3075}) check(storage, T, 35, K, 0);
+}
+
 // float32 x under packed bf16 weights is either kept or rounded to the nearest bf16, as the processor has it; nothing between.
 TEST_F(Linear, PackedBf16RoundsXOrDoesNot) {
     const int64_t T = 13, N = 40, K = 97;
