@@ -48,8 +48,10 @@ final class TrainCommand extends Subcommand {
     @Option(
             names = "--train-fraction",
             paramLabel = "SHARE",
-            description = "Train on the events of this share of the users, drawn by --seed; all are evaluated. Default:"
-                    + " ${DEFAULT-VALUE}.")
+            description =
+                    "Train on the events of this share of the users, drawn by --seed; all are evaluated, and items that"
+                            + " nobody of the share has are new to the model: no negatives either. Default:"
+                            + " ${DEFAULT-VALUE}.")
     private double trainFraction = 1;
 
     @Option(

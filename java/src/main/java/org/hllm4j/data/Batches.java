@@ -15,8 +15,8 @@ public final class Batches {
      *
      * @param batchUsers sequences in a batch
      * @param maxHistory longest input of a sequence, in events
-     * @param negatives M: at least M negatives for a batch, ceil(M / sequences) per sequence, drawn from the whole
-     *     catalogue; or 0: {@code maxHistory + 1} per sequence, drawn outside the sequence's own items
+     * @param negatives M: at least M negatives for a batch, ceil(M / sequences) per sequence, drawn from all items that
+     *     there are; or 0: {@code maxHistory + 1} per sequence, drawn outside the sequence's own items
      * @param seed of the shuffles and the negatives
      */
     public record Settings(int batchUsers, int maxHistory, int negatives, long seed) {
@@ -32,18 +32,21 @@ public final class Batches {
     private record Epoch(int number, int[] order) {}
 
     private final List<TrainingSequence> sequences;
-    private final int catalogueSize;
+    private final int[] items;
     private final Settings settings;
     private Epoch current = new Epoch(-1, new int[0]);
 
-    /** @throws HllmException when there is nothing to train on */
-    public Batches(List<TrainingSequence> sequences, int catalogueSize, Settings settings) {
+    /**
+     * @param items rows of the catalogue that negatives are drawn from, ascending; those of the sequences are among them
+     * @throws HllmException when there is nothing to train on
+     */
+    public Batches(List<TrainingSequence> sequences, int[] items, Settings settings) {
         if (sequences.isEmpty()) {
             throw new HllmException("there are no training sequences: no user has two training events"
                     + " (the last two events of a user are held out)");
         }
         this.sequences = List.copyOf(sequences);
-        this.catalogueSize = catalogueSize;
+        this.items = items;
         this.settings = settings;
     }
 
@@ -60,26 +63,27 @@ public final class Batches {
         int begin = index * settings.batchUsers();
         int end = (int) Math.min(sequences.size(), (long) begin + settings.batchUsers());
         int[] members = Arrays.copyOfRange(order(epoch), begin, end);
-        int[][] items = new int[members.length][];
-        Arrays.setAll(items, i -> sequences.get(members[i]).items());
+        int[][] histories = new int[members.length][];
+        Arrays.setAll(histories, i -> sequences.get(members[i]).items());
         int[] negatives = IntStream.of(members)
                 .mapToObj(member -> negatives(epoch, member, members.length))
                 .flatMapToInt(IntStream::of)
                 .toArray();
-        return new Batch((long) epoch * batchesPerEpoch() + index, members, items, negatives, epoch, index);
+        return new Batch((long) epoch * batchesPerEpoch() + index, members, histories, negatives, epoch, index);
     }
 
     private int[] negatives(int epoch, int member, int batchSize) {
-        return settings.negatives() == 0
-                ? Negatives.outside(
-                        settings.seed(),
-                        epoch,
-                        member,
-                        settings.maxHistory() + 1,
-                        catalogueSize,
-                        sequences.get(member).items())
-                : Negatives.free(
-                        settings.seed(), epoch, member, Math.ceilDiv(settings.negatives(), batchSize), catalogueSize);
+        long seed = settings.seed();
+        int[] places = settings.negatives() == 0
+                ? Negatives.outside(seed, epoch, member, settings.maxHistory() + 1, items.length, places(member))
+                : Negatives.free(seed, epoch, member, Math.ceilDiv(settings.negatives(), batchSize), items.length);
+        return Arrays.stream(places).map(place -> items[place]).toArray();
+    }
+
+    private int[] places(int member) {
+        return Arrays.stream(sequences.get(member).items())
+                .map(item -> Arrays.binarySearch(items, item))
+                .toArray();
     }
 
     private int[] order(int epoch) {

@@ -1,7 +1,9 @@
 package org.hllm4j.train;
 
+import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
+import java.util.stream.IntStream;
 import org.hllm4j.HllmException;
 import org.hllm4j.data.Batch;
 import org.hllm4j.data.Batches;
@@ -28,9 +30,16 @@ record GenerativeObjective(Hllm model, Dataset data, TrainOptions options) imple
                     + (options.trainFraction() < 1 ? " of the train fraction " + options.trainFraction() : "")
                     + " has 2 training events (the last 2 of 3 or more events are held out)");
         }
+        // Of a fraction, items that it does not hold are new ones, which are not there yet.
+        IntStream items = options.trainFraction() < 1
+                ? chosen.stream()
+                        .flatMapToInt(s -> Arrays.stream(s.items()))
+                        .sorted()
+                        .distinct()
+                : IntStream.range(0, data.catalogue().size());
         return new Batches(
                 chosen,
-                data.catalogue().size(),
+                items.toArray(),
                 new Batches.Settings(options.batchUsers(), maxHistory, options.negatives(), options.seed()));
     }
 

@@ -5,6 +5,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.stream.IntStream;
 import org.hllm4j.HllmException;
 import org.hllm4j.data.Batch;
 import org.hllm4j.data.Batches;
@@ -46,7 +47,7 @@ final class RankingObjective implements Objective {
                 training.stream()
                         .map(s -> new TrainingSequence(s.user(), s.items()))
                         .toList(),
-                data.catalogue().size(),
+                IntStream.range(0, data.catalogue().size()).toArray(),
                 new Batches.Settings(
                         options.batchUsers(), model.config().maxHistory(), options.negatives(), options.seed()));
     }

@@ -12,7 +12,7 @@ import org.hllm4j.HllmException;
  * @param batchUsers sequences per step
  * @param negatives per step, shared by all its positions; 0: max history + 1 per sequence, outside its own items
  * @param splitLong whether a longer history becomes several sequences, or is cut to its end
- * @param trainFraction share of the users whose sequences train
+ * @param trainFraction share of the users whose sequences train; below 1, items in none of them are no negatives either
  * @param dropout share that each step leaves out on the user side, see {@link org.hllm4j.nn.Dropout}
  * @param lr peak learning rate
  * @param warmup share of the steps in which the rate rises from 0; then it falls along a cosine

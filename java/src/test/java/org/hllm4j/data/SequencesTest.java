@@ -17,9 +17,12 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
 
 /** Splits, training sequences, popularity and batches. */
 class SequencesTest {
+    private static final int[] ALL = IntStream.range(0, 10).toArray();
+
     @TempDir
     Path folder;
 
@@ -86,7 +89,7 @@ class SequencesTest {
         String[] users =
                 IntStream.range(0, 11).mapToObj(u -> "0 " + u % 9 + " 9 9").toArray(String[]::new);
         List<TrainingSequence> sequences = Sequences.training(users(users), 4, true);
-        Batches batches = new Batches(sequences, 10, new Batches.Settings(4, 4, 0, 99));
+        Batches batches = new Batches(sequences, ALL, new Batches.Settings(4, 4, 0, 99));
         assertEquals(3, batches.batchesPerEpoch());
         int[] seen = new int[11];
         for (int index = 0; index < 3; index++) {
@@ -104,7 +107,7 @@ class SequencesTest {
         }
         assertArrayEquals(IntStream.generate(() -> 1).limit(11).toArray(), seen);
 
-        Batch resumed = new Batches(sequences, 10, new Batches.Settings(4, 4, 0, 99)).batch(2, 1);
+        Batch resumed = new Batches(sequences, ALL, new Batches.Settings(4, 4, 0, 99)).batch(2, 1);
         Batch again = batches.batch(2, 1);
         assertArrayEquals(again.sequences(), resumed.sequences());
         assertArrayEquals(again.negatives(), resumed.negatives());
@@ -117,16 +120,35 @@ class SequencesTest {
         String[] users =
                 IntStream.range(0, 5).mapToObj(u -> "0 1 2 3 4 5 6 7 8 9 0 0").toArray(String[]::new);
         Batches batches =
-                new Batches(Sequences.training(users(users), 20, true), 10, new Batches.Settings(3, 20, 100, 1));
+                new Batches(Sequences.training(users(users), 20, true), ALL, new Batches.Settings(3, 20, 100, 1));
         assertEquals(34 * 3, batches.batch(0, 0).negatives().length);
         assertEquals(50 * 2, batches.batch(0, 1).negatives().length);
         Batches outside =
-                new Batches(Sequences.training(users(users), 20, true), 10, new Batches.Settings(3, 20, 0, 1));
+                new Batches(Sequences.training(users(users), 20, true), ALL, new Batches.Settings(3, 20, 0, 1));
         assertTrue(assertThrows(HllmException.class, () -> outside.batch(0, 0))
                 .getMessage()
                 .contains("holds all 10 items"));
-        assertThrows(HllmException.class, () -> new Batches(List.of(), 10, new Batches.Settings(3, 20, 0, 1)));
+        assertThrows(HllmException.class, () -> new Batches(List.of(), ALL, new Batches.Settings(3, 20, 0, 1)));
         assertThrows(HllmException.class, () -> new Batches.Settings(0, 20, 0, 1));
+    }
+
+    @ParameterizedTest
+    @ValueSource(ints = {0, 100})
+    void negativesAreOfTheItemsThatThereAre(int negatives) throws IOException {
+        int[] items = {1, 4, 6, 7};
+        Batches batches = new Batches(
+                Sequences.training(users("4 1 4 0 0", "6 7 0 0"), 20, true),
+                items,
+                new Batches.Settings(2, 20, negatives, 1));
+        Batch batch = batches.batch(0, 0);
+        assertArrayEquals(
+                items, Arrays.stream(batch.negatives()).sorted().distinct().toArray());
+        int half = batch.negatives().length / 2;
+        for (int s = 0; negatives == 0 && s < 2; s++) {
+            int[] own = batch.sequences()[s];
+            assertTrue(Arrays.stream(batch.negatives(), s * half, (s + 1) * half)
+                    .noneMatch(n -> IntStream.of(own).anyMatch(item -> item == n)));
+        }
     }
 
     @ParameterizedTest

@@ -11,9 +11,7 @@ import java.util.List;
 import java.util.Map;
 import org.hllm4j.Tiny;
 import org.hllm4j.data.Batch;
-import org.hllm4j.data.Batches;
 import org.hllm4j.data.Dataset;
-import org.hllm4j.data.Sequences;
 import org.hllm4j.engine.Context;
 import org.hllm4j.engine.DType;
 import org.hllm4j.model.Hllm;
@@ -54,11 +52,7 @@ class TrainingPlanTest {
 
     /** Native memory of a step whose buffers have grown to their size; a GPU's library takes a workspace beside. */
     private static long held(Start start, Dataset data, TrainOptions options, boolean recompute) {
-        Batch batch = new Batches(
-                        Sequences.training(data.interactions(), start.maxHistory(), options.splitLong()),
-                        data.catalogue().size(),
-                        new Batches.Settings(options.batchUsers(), start.maxHistory(), 0, options.seed()))
-                .batch(0, 0);
+        Batch batch = Trainer.batches(data, options, start.maxHistory()).batch(0, 0);
         try (Context context = Context.open("cpu", DType.F32);
                 Hllm model = new Hllm(context, start.config(), start.trained(), DType.F32)) {
             model.randomise(Hllm.Side.ITEM, Tiny.seed());
