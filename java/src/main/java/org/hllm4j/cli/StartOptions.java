@@ -2,7 +2,9 @@ package org.hllm4j.cli;
 
 import java.nio.file.Path;
 import java.util.List;
+import java.util.Locale;
 import org.hllm4j.model.Pooling;
+import org.hllm4j.run.Adapters;
 import org.hllm4j.run.IdStart;
 import org.hllm4j.run.PopularityStart;
 import org.hllm4j.run.Start;
@@ -49,6 +51,23 @@ final class StartOptions {
     Start.Freeze freeze = Start.Freeze.NONE;
 
     @Option(
+            names = "--item-lora",
+            paramLabel = "RANK",
+            description = "Train the Item LLM through adapters of this rank (LoRA): its own weights stay as they are and"
+                    + " need no gradients and no moments; the run holds the sum of both. 0: train its weights. Default:"
+                    + " 0.")
+    private int itemLora;
+
+    @Option(names = "--user-lora", paramLabel = "RANK", description = "Likewise the User LLM. Default: 0.")
+    private int userLora;
+
+    @Option(
+            names = "--lora-alpha",
+            paramLabel = "A",
+            description = "What adapters add is multiplied by A / RANK. Default: " + Adapters.ALPHA + ".")
+    private Double loraAlpha;
+
+    @Option(
             names = "--item-layers",
             paramLabel = "N",
             description = "The first N layers of the Item LLM, its final norm kept; 0: all. Default: ${DEFAULT-VALUE}.")
@@ -88,6 +107,32 @@ final class StartOptions {
                     "Columns of items.csv that make an item's text, in this order. Default: title,tag,description.")
     private List<String> textKeys = List.of("title", "tag", "description");
 
+    Adapters adapters() {
+        rank("--item-lora", itemLora, Start.Freeze.ITEM);
+        rank("--user-lora", userLora, Start.Freeze.USER);
+        double alpha = loraAlpha == null ? Adapters.ALPHA : loraAlpha;
+        if (!(alpha > 0 && Double.isFinite(alpha))) {
+            throw new ParameterException(
+                    spec.commandLine(), "--lora-alpha is " + alpha + ", expected a number above 0");
+        }
+        Adapters adapters = new Adapters(itemLora, userLora, alpha);
+        if (loraAlpha != null && !adapters.any()) {
+            throw new ParameterException(
+                    spec.commandLine(), "--lora-alpha needs adapters: --item-lora, --user-lora, or both");
+        }
+        return adapters;
+    }
+
+    private void rank(String option, int rank, Start.Freeze side) {
+        requireAtLeast(0, option, rank);
+        if (rank > 0 && (freeze == side || freeze == Start.Freeze.BOTH)) {
+            throw new ParameterException(
+                    spec.commandLine(),
+                    option + " trains the side that --freeze "
+                            + freeze.name().toLowerCase(Locale.ROOT) + " keeps as it is; leave out one of the two");
+        }
+    }
+
     Start start(long seed) {
         Path item = itemLlm == null ? llm : itemLlm;
         Path user = userLlm == null ? llm : userLlm;
@@ -111,7 +156,8 @@ final class StartOptions {
                 maxTextLength,
                 maxHistory,
                 textKeys,
-                seed);
+                seed,
+                adapters());
     }
 
     /** Item ids into a small transformer. */

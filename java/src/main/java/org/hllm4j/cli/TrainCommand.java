@@ -25,6 +25,7 @@ import picocli.CommandLine.Option;
         footer = {
             "  hllm train --llm SmolLM2-135M.gguf --items items.csv --interactions log.csv.gz --out run",
             "  hllm train ... --item-layers 6 --user-layers 6 --lr 3e-4 --epochs 3",
+            "  hllm train ... --item-lora 8 --user-lora 8 --lr 1e-3",
             "  hllm train --model sasrec --items items.csv --interactions log.csv --out baseline",
             "  hllm train ... --plan         memory, disk and steps; trains nothing",
             "Interrupted (Ctrl-C), it writes a checkpoint; the same command continues."
@@ -160,7 +161,7 @@ final class TrainCommand extends Subcommand {
                 size(plan.disk()),
                 size(plan.freeBytes()),
                 size(plan.checkpoint()),
-                size(plan.parameters()));
+                size(plan.model()));
     }
 
     /** What --recompute gives and costs, here. */

@@ -183,6 +183,7 @@ final class TrainRankerCommand extends Subcommand {
                 throw wrongUsage(option + " does not go with --from-run: the run has its own");
             }
         }
-        return new RankerStart.FromRun(new RunFolder(fromRun), start.freeze, training.seed);
+        return new RankerStart.FromRun(
+                new RunFolder(fromRun), start.freeze, training.seed, start.adapters());
     }
 }

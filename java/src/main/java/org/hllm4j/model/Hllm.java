@@ -9,6 +9,8 @@ import org.hllm4j.data.Gaussian;
 import org.hllm4j.engine.Context;
 import org.hllm4j.engine.DType;
 import org.hllm4j.engine.Tensor;
+import org.hllm4j.nn.Lora;
+import org.hllm4j.nn.LowRank;
 import org.hllm4j.nn.Parameter;
 import org.hllm4j.nn.Parameters;
 import org.hllm4j.weights.ModelConfig;
@@ -61,17 +63,38 @@ public final class Hllm implements AutoCloseable {
     private final UserLlm users;
     private final RankingHead ranker; // null without one
 
-    /** What is trained: gradients are kept for it. */
-    public record Trained(boolean item, boolean user, boolean ranker) {
+    /**
+     * What is trained: gradients are kept for it.
+     *
+     * @param itemLora through which adapters the Item LLM is trained, its own weights staying as they are; null: without
+     * @param userLora likewise
+     */
+    public record Trained(boolean item, boolean user, boolean ranker, Lora itemLora, Lora userLora) {
         public static final Trained NOTHING = new Trained(false, false);
+
+        public Trained {
+            if (itemLora != null && !item || userLora != null && !user) {
+                throw new IllegalArgumentException("adapters on a side that is not trained");
+            }
+        }
+
+        /** Without adapters. */
+        public Trained(boolean item, boolean user, boolean ranker) {
+            this(item, user, ranker, null, null);
+        }
 
         /** A model without a ranking head. */
         public Trained(boolean item, boolean user) {
             this(item, user, false);
         }
+
+        /** The same through adapters; null: without. */
+        public Trained withLora(Lora ofItem, Lora ofUser) {
+            return new Trained(item, user, ranker, ofItem, ofUser);
+        }
     }
 
-    /** @param storage of the matrices; F32 unless nothing is trained */
+    /** @param storage of the matrices that are not trained */
     public Hllm(Context context, HllmConfig config, Trained trained, DType storage) {
         this.config = config;
         this.context = context;
@@ -88,11 +111,11 @@ public final class Hllm implements AutoCloseable {
     public static Parameters.Layout layout(HllmConfig config, Trained trained) {
         Parameters.Layout layout = new Parameters.Layout();
         if (config.ids() == null) {
-            ItemLlm.declare(layout, config, trained.item(), trained.item() || trained.user());
+            ItemLlm.declare(layout, config, trained);
         } else {
             ItemTable.declare(layout, config.ids(), config.width(), trained.item());
         }
-        UserLlm.declare(layout, config.user(), trained.user());
+        UserLlm.declare(layout, config.user(), trained.user(), trained.userLora());
         layout.vector(LOGIT_SCALE, 1, trained.item() || trained.user());
         if (config.fusion() != null) {
             RankingHead.declare(layout, config.width(), config.fusion(), trained.ranker());
@@ -153,6 +176,16 @@ public final class Hllm implements AutoCloseable {
         }
     }
 
+    /** Fresh adapters: the inner side N(0, 1 / 3K) for inputs of width K, as others start it; the outer stays zero, as made. */
+    public void randomiseAdapters(long seed) {
+        long stream = 4L << 32;
+        for (LowRank adapter : parameters.adapters()) {
+            double width = adapter.down().value().size(1);
+            fill(adapter.down(), seed, stream++, (float) Math.sqrt(1 / (3 * width)));
+        }
+        refresh();
+    }
+
     /**
      * A fresh ranking head: [USER] and the gates N(0, 0.02), norms 1, and nothing behind the gates: every logit starts at the
      * base rate, and no random pairing of users and items stays in the way.
@@ -199,7 +232,7 @@ public final class Hllm implements AutoCloseable {
 
     /** Whether anything of a side is trained. */
     public boolean trains(Side side) {
-        return of(side).stream().anyMatch(Parameter::trainable);
+        return of(side).stream().anyMatch(p -> p.trainable() || p.adapter() != null);
     }
 
     private void fill(Parameter parameter, long seed, long stream, float std) {

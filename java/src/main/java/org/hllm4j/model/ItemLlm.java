@@ -27,16 +27,17 @@ public final class ItemLlm implements ItemEncoder {
     private final Transformer transformer;
     private final Projection projection;
 
-    /** @param projection whether what brings its states to the User LLM's width is trained, where there is something */
-    static void declare(Parameters.Layout layout, HllmConfig hllm, boolean trainable, boolean projection) {
+    /** [ITEM] is trained with the side, with adapters too; what brings its states to the User LLM's width, with either side. */
+    static void declare(Parameters.Layout layout, HllmConfig hllm, Hllm.Trained trained) {
         ModelConfig config = hllm.item();
-        layout.table(PREFIX + words(config), config.vocabSize(), config.hiddenSize(), trainable);
-        Transformer.declare(layout, PREFIX + config.family().stem(), config, trainable);
+        boolean words = trained.item() && trained.itemLora() == null;
+        layout.table(PREFIX + words(config), config.vocabSize(), config.hiddenSize(), words);
+        Transformer.declare(layout, PREFIX + config.family().stem(), config, trained.item(), trained.itemLora());
         if (hllm.pooling() == Pooling.TOKEN) {
-            layout.vector(Hllm.ITEM_TOKEN, config.hiddenSize(), trainable);
+            layout.vector(Hllm.ITEM_TOKEN, config.hiddenSize(), trained.item());
         }
         if (hllm.projected()) {
-            layout.matrix(Hllm.PROJECTION, hllm.width(), config.hiddenSize(), projection);
+            layout.matrix(Hllm.PROJECTION, hllm.width(), config.hiddenSize(), trained.item() || trained.user());
         }
     }
 
@@ -80,7 +81,7 @@ public final class ItemLlm implements ItemEncoder {
         @Override
         public void backward(Workspace workspace, Tensor doutput) {
             Tensor dpooled = projection.backward(workspace, projected, doutput);
-            if (!words.trainable()) {
+            if (!transformer.trains()) {
                 return; // the projection alone learns
             }
             Tensor dstates = dpooled;
@@ -119,7 +120,7 @@ public final class ItemLlm implements ItemEncoder {
                 mean ? context.of(tokens.pathRows()) : null);
         Tensor x = workspace.floats(tokens.rows(), config.hiddenSize());
         ops.embeddingForward(x, pass.ids, words.value(), mean ? null : itemToken.value());
-        pass.states = transformer.forward(workspace, x, pass.packing, save && words.trainable());
+        pass.states = transformer.forward(workspace, x, pass.packing, save && transformer.trains());
         Tensor pooled = pass.states.output();
         if (mean) {
             pooled = workspace.floats(tokens.leaves(), config.hiddenSize());

@@ -27,7 +27,7 @@ final class Projection implements AutoCloseable {
         }
         Tensor input = workspace.activation(vectors);
         Tensor output = workspace.floats(vectors.size(0), linear.rows());
-        linear.forward(output, input, false);
+        linear.forward(workspace, output, input, false);
         return new Pass(input, output);
     }
 
@@ -37,7 +37,7 @@ final class Projection implements AutoCloseable {
             return doutput;
         }
         Tensor dinput = workspace.floats(pass.input.shape());
-        linear.backward(dinput, workspace.activation(doutput), pass.input, false);
+        linear.backward(workspace, dinput, workspace.activation(doutput), pass.input, false);
         return dinput;
     }
 

@@ -105,13 +105,13 @@ public final class RankingHead implements AutoCloseable {
         }
         Tensor input = workspace.activation(x);
         Tensor gates = workspace.activations(rows, 2L * width);
-        gateUp.forward(gates, input, false);
+        gateUp.forward(workspace, gates, input, false);
         Tensor activated = workspace.activations(rows, width);
         ops.swigluForward(activated, gates);
         Tensor logits = workspace.floats(rows, 1);
         logits.write(priors);
         ops.biasForward(logits, bias.value());
-        down.forward(logits, activated, true);
+        down.forward(workspace, logits, activated, true);
         return new Pass(logits.reshape(rows), states, targets, x, userRstd, itemRstd, input, gates, activated);
     }
 
@@ -127,11 +127,11 @@ public final class RankingHead implements AutoCloseable {
         Tensor dsum = dlogits.reshape(rows, 1);
         ops.biasBackward(bias.gradient(), dsum);
         Tensor dactivated = workspace.activations(rows, width);
-        down.backward(dactivated, workspace.activation(dsum), pass.activated, false);
+        down.backward(workspace, dactivated, workspace.activation(dsum), pass.activated, false);
         Tensor dgates = workspace.activations(rows, 2L * width);
         ops.swigluBackward(dgates, dactivated, pass.gates);
         Tensor dx = workspace.floats(rows, pass.x.size(1));
-        gateUp.backward(dx, dgates, pass.input, false);
+        gateUp.backward(workspace, dx, dgates, pass.input, false);
         if (late) {
             ops.mul(part(dx, 0), part(dx, 2), part(pass.x, 1), true);
             ops.mul(part(dx, 1), part(dx, 2), part(pass.x, 0), true);

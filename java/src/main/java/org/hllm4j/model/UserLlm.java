@@ -10,6 +10,7 @@ import org.hllm4j.engine.Tensor;
 import org.hllm4j.engine.Workspace;
 import org.hllm4j.nn.Dropout;
 import org.hllm4j.nn.KeyValueArena;
+import org.hllm4j.nn.Lora;
 import org.hllm4j.nn.Packing;
 import org.hllm4j.nn.Parameters;
 import org.hllm4j.nn.Transformer;
@@ -23,8 +24,8 @@ public final class UserLlm implements AutoCloseable {
     private final Transformer transformer;
     private final int maxHistory;
 
-    static void declare(Parameters.Layout layout, ModelConfig config, boolean trainable) {
-        Transformer.declare(layout, PREFIX + config.family().stem(), config, trainable);
+    static void declare(Parameters.Layout layout, ModelConfig config, boolean trainable, Lora lora) {
+        Transformer.declare(layout, PREFIX + config.family().stem(), config, trainable, lora);
     }
 
     UserLlm(Context context, Parameters parameters, HllmConfig config) {

@@ -160,7 +160,7 @@ final class Block implements AutoCloseable {
             ops.convert(sum, x);
         }
         Tensor added = added(workspace, packing, sum);
-        out.forward(added, a.out, true);
+        out.forward(workspace, added, a.out, true);
         join(workspace, packing, 0, sum, added);
 
         Tensor mlpStats = mlpNorm.saved(workspace, finished);
@@ -178,7 +178,7 @@ final class Block implements AutoCloseable {
             mlpSum = workspace.floats(finished, d);
             ops.convert(mlpSum, middle);
             added = added(workspace, packing, mlpSum);
-            mlp.finish(added, saved);
+            mlp.finish(workspace, added, saved);
             join(workspace, packing, 1, mlpSum, added);
             mlpNorm.forward(result, mlpStats, mlpSum);
         } else if (finish) {
@@ -186,7 +186,7 @@ final class Block implements AutoCloseable {
                 ops.convert(result, middle);
             }
             added = added(workspace, packing, result);
-            mlp.finish(added, saved);
+            mlp.finish(workspace, added, saved);
             join(workspace, packing, 1, result, added);
         }
         return new Saved(
@@ -246,14 +246,14 @@ final class Block implements AutoCloseable {
         Tensor keyValue;
         if (tail == null) {
             Tensor all = workspace.activations(rows, wide + 2 * narrow);
-            qkv.forward(all, normed, false);
+            qkv.forward(workspace, all, normed, false);
             query = all.columns(0, wide);
             keyValue = all.columns(wide, wide + 2 * narrow);
         } else {
             query = workspace.activations(finished, wide);
             keyValue = workspace.activations(rows, 2 * narrow);
-            q.forward(query, gathered(workspace, normed, tail), false);
-            kv.forward(keyValue, normed, false);
+            q.forward(workspace, query, gathered(workspace, normed, tail), false);
+            kv.forward(workspace, keyValue, normed, false);
         }
         query = query.reshape(finished, heads, headDim);
         Tensor key = keyValue.columns(0, narrow).reshape(rows, kvHeads, headDim);
@@ -322,7 +322,7 @@ final class Block implements AutoCloseable {
             Gradients g = attendBackward(workspace, thinned(workspace, packing, 0, d), saved, packing, tail, ropeTable);
             if (tail == null) {
                 Tensor dinput = workspace.activations(rows, width);
-                qkv.backward(dinput, g.qkv, saved.normed, false);
+                qkv.backward(workspace, dinput, g.qkv, saved.normed, false);
                 attentionNorm.backward(dx, dinput, saved.attentionStats, saved.attention, true);
             } else {
                 Tensor dinput = workspace.floats(rows, width); // float32, as rows are added
@@ -338,7 +338,7 @@ final class Block implements AutoCloseable {
             workspace.release(mark);
             Gradients g = attendBackward(workspace, thinned(workspace, packing, 0, d), saved, packing, tail, ropeTable);
             if (tail == null) {
-                qkv.backward(dx, g.qkv, saved.normed, true);
+                qkv.backward(workspace, dx, g.qkv, saved.normed, true);
             } else {
                 inputGradient(workspace, dx, g, saved, tail);
                 ops.scatterAddRows(dx, d, tail.rows());
@@ -358,7 +358,7 @@ final class Block implements AutoCloseable {
         long wide = (long) heads * headDim;
         long narrow = (long) kvHeads * headDim;
         Tensor dattended = workspace.activations(finished, wide);
-        out.backward(dattended, dout, saved.attended, false);
+        out.backward(workspace, dattended, dout, saved.attended, false);
         Tensor dqkv = tail == null ? workspace.activations(rows, wide + 2 * narrow) : null;
         Tensor dq = tail == null ? dqkv.columns(0, wide) : workspace.activations(finished, wide);
         Tensor dkv = tail == null ? dqkv.columns(wide, wide + 2 * narrow) : workspace.activations(rows, 2 * narrow);
@@ -391,9 +391,9 @@ final class Block implements AutoCloseable {
 
     /** With a tail: the gradient of the first product's input [T, D], float32, as rows are added. */
     private void inputGradient(Workspace workspace, Tensor dinput, Gradients g, Saved saved, Packing.Tail tail) {
-        kv.backward(dinput, g.kv, saved.normed, false);
+        kv.backward(workspace, dinput, g.kv, saved.normed, false);
         Tensor dtail = workspace.floats(g.q.size(0), dinput.size(1));
-        q.backward(dtail, g.q, gathered(workspace, saved.normed, tail), false);
+        q.backward(workspace, dtail, g.q, gathered(workspace, saved.normed, tail), false);
         ops.scatterAddRows(dinput, dtail, tail.rows());
     }
 
@@ -409,6 +409,11 @@ final class Block implements AutoCloseable {
 
     private float scale() {
         return (float) (1 / Math.sqrt(headDim));
+    }
+
+    /** Whether a backward adds to gradients of its matrices, or of their adapters. */
+    boolean trains() {
+        return linears().anyMatch(Linear::trains);
     }
 
     void pack() {

@@ -5,16 +5,18 @@ import org.hllm4j.engine.DType;
 import org.hllm4j.engine.Ops;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.engine.Weight;
+import org.hllm4j.engine.Workspace;
 
 /**
  * y = x w^T + b for a weight [N, K] and a bias [N], or without one. A frozen weight is packed at its first use: a second copy, which the kernels
- * read faster.
+ * read faster; it may have an {@link Adapter}.
  */
 public final class Linear implements AutoCloseable {
     private final Ops ops;
     private final Parameter parameter;
     private final Parameter bias; // null without one
     private final Weight weight;
+    private final Adapter adapter; // null without one
     private boolean packed;
 
     /** One without a bias. */
@@ -30,6 +32,7 @@ public final class Linear implements AutoCloseable {
         // With bf16 activations, a bf16 copy of the float32 master weights, taken again by refresh.
         boolean narrow = parameter.value().dtype() == DType.BF16 || context.activations() == DType.BF16;
         this.weight = context.weight(parameter.value(), narrow ? DType.BF16 : DType.F32);
+        this.adapter = parameter.adapter() == null ? null : new Adapter(context, parameter.adapter());
     }
 
     /** The product of a group of matrices that starts with this module's, and of its biases where it has some. */
@@ -38,13 +41,16 @@ public final class Linear implements AutoCloseable {
     }
 
     /** y [T, N] = x [T, K] w^T + b, or y += when {@code accumulate}. */
-    public void forward(Tensor y, Tensor x, boolean accumulate) {
+    public void forward(Workspace workspace, Tensor y, Tensor x, boolean accumulate) {
         if (!parameter.trainable()) {
             pack();
         }
         ops.linearForward(y, x, weight, accumulate);
         if (bias != null) {
             ops.biasForward(y, bias.value());
+        }
+        if (adapter != null) {
+            adapter.forward(workspace, y, x);
         }
     }
 
@@ -57,7 +63,7 @@ public final class Linear implements AutoCloseable {
     }
 
     /** dx [T, K] = dy [T, N] w, or += when {@code accumulate}; the gradients, where they are trained, += dy^T x and the sum of dy. */
-    public void backward(Tensor dx, Tensor dy, Tensor x, boolean accumulate) {
+    public void backward(Workspace workspace, Tensor dx, Tensor dy, Tensor x, boolean accumulate) {
         if (parameter.trainable()) {
             ops.linearBackwardWeight(parameter.gradient(), dy, x);
         }
@@ -65,6 +71,14 @@ public final class Linear implements AutoCloseable {
             ops.biasBackward(bias.gradient(), dy);
         }
         ops.linearBackwardInput(dx, dy, weight, accumulate);
+        if (adapter != null) {
+            adapter.backward(workspace, dx, dy, x);
+        }
+    }
+
+    /** Whether a backward adds to gradients of the matrix, or of its adapter. */
+    boolean trains() {
+        return parameter.trainable() || adapter != null;
     }
 
     /** N. */
@@ -75,10 +89,16 @@ public final class Linear implements AutoCloseable {
     /** Takes over the parameter's values after they were written. */
     public void refresh() {
         weight.refresh();
+        if (adapter != null) {
+            adapter.refresh();
+        }
     }
 
     @Override
     public void close() {
         weight.close();
+        if (adapter != null) {
+            adapter.close();
+        }
     }
 }

@@ -31,7 +31,7 @@ final class Mlp {
     /** @param x activations [T, D] */
     Saved start(Workspace workspace, Tensor x) {
         Tensor before = workspace.activations(x.size(0), gated ? 2L * inner : inner);
-        up.forward(before, x, false);
+        up.forward(workspace, before, x, false);
         Tensor activated = workspace.activations(x.size(0), inner);
         if (gated) {
             ops.swigluForward(activated, before);
@@ -42,21 +42,21 @@ final class Mlp {
     }
 
     /** Adds the result to y [T, D]. */
-    void finish(Tensor y, Saved saved) {
-        down.forward(y, saved.activated, true);
+    void finish(Workspace workspace, Tensor y, Saved saved) {
+        down.forward(workspace, y, saved.activated, true);
     }
 
     /** dx [T, D] = or += from the result's gradient, activations [T, D]. */
     void backward(Workspace workspace, Tensor dx, Tensor dy, Saved saved, boolean accumulate) {
         Tensor dactivated = workspace.activations(saved.activated.shape());
-        down.backward(dactivated, dy, saved.activated, false);
+        down.backward(workspace, dactivated, dy, saved.activated, false);
         Tensor dbefore = workspace.activations(saved.before.shape());
         if (gated) {
             ops.swigluBackward(dbefore, dactivated, saved.before);
         } else {
             ops.geluBackward(dbefore, dactivated, saved.before);
         }
-        up.backward(dx, dbefore, saved.x, accumulate);
+        up.backward(workspace, dx, dbefore, saved.x, accumulate);
     }
 
     Stream<Linear> linears() {

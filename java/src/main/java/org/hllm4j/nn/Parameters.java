@@ -7,6 +7,9 @@ import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
+import java.util.function.Consumer;
+import java.util.function.ToLongFunction;
 import org.hllm4j.HllmException;
 import org.hllm4j.engine.Context;
 import org.hllm4j.engine.DType;
@@ -15,7 +18,7 @@ import org.hllm4j.weights.TensorGroup;
 import org.hllm4j.weights.TensorGroup.Kind;
 
 /**
- * All parameters of a model in flat buffers: one of what is trained, one of its gradients, so that the gradient norm, the
+ * All parameters of a model in flat buffers: one of what is trained, adapters included, one of its gradients, so that the gradient norm, the
  * optimiser and a checkpoint are one call each; and one or two of what is frozen. Owns the buffers.
  *
  * <p>Matrices that are computed as one product (q, k, v; gate, up) lie one after the other and are also known as one: see
@@ -26,9 +29,27 @@ public final class Parameters implements AutoCloseable {
 
     /** What a model is made of; groups keep the order in which they are declared. */
     public static final class Layout {
-        private record Declared(TensorGroup tensors, boolean trainable) {
+        /** @param lora of the adapter that is trained beside the group; null: there is none */
+        private record Declared(TensorGroup tensors, boolean trainable, Lora lora) {
+            long rows() {
+                return tensors.rows().stream().mapToLong(Long::longValue).sum();
+            }
+
             long elements() {
-                return tensors.rows().stream().mapToLong(Long::longValue).sum() * tensors.columns();
+                return rows() * tensors.columns();
+            }
+
+            /** Places in the flat buffers. */
+            long trained() {
+                return trainable ? align(elements()) : align(down()) + align(up());
+            }
+
+            private long down() {
+                return lora == null ? 0 : lora.rank() * tensors.columns();
+            }
+
+            private long up() {
+                return lora == null ? 0 : lora.rank() * rows();
             }
 
             boolean matrix() {
@@ -58,38 +79,48 @@ public final class Parameters implements AutoCloseable {
         }
 
         public Layout group(TensorGroup tensors, boolean trainable) {
-            groups.add(new Declared(tensors, trainable));
+            groups.add(new Declared(tensors, trainable, null));
+            return this;
+        }
+
+        /** Matrices that one product computes, which stay as they are, and one adapter for them all, which is trained. */
+        public Layout adapted(TensorGroup tensors, Lora lora) {
+            long most = Math.min(tensors.columns(), tensors.rows().stream().mapToLong(Long::longValue).sum());
+            if (lora.rank() > most) {
+                throw new HllmException("adapters of rank " + lora.rank() + " are larger than "
+                        + tensors.names().getFirst() + " itself, which has rank " + most + " at most");
+            }
+            groups.add(new Declared(tensors, false, lora));
             return this;
         }
 
         /** Elements of what is trained, alignment included. */
         public long trainableElements() {
-            return elements(true);
+            return sum(Declared::trained);
         }
 
         public long frozenElements() {
-            return elements(false);
+            return sum(group -> group.trainable ? 0 : group.elements());
         }
 
-        /** Elements of the matrices. */
-        public long matrixElements() {
-            return groups.stream()
-                    .filter(Declared::matrix)
-                    .mapToLong(Declared::elements)
-                    .sum();
+        /** Elements of the matrices that are trained, adapters included. */
+        public long trainableMatrixElements() {
+            return sum(group -> group.matrix() ? group.trained() : 0);
         }
 
-        private long elements(boolean trainable) {
-            long sum = 0;
-            for (Declared group : groups) {
-                sum += group.trainable == trainable ? align(group.elements()) : 0;
-            }
-            return sum;
+        public long frozenMatrixElements() {
+            return sum(group -> group.matrix() && !group.trainable ? group.elements() : 0);
+        }
+
+        private long sum(ToLongFunction<Declared> elements) {
+            return groups.stream().mapToLong(elements).sum();
         }
     }
 
+    private final Context context;
     private final Tensor values;
     private final Tensor gradients;
+    private long used; // elements of the two that are taken
     private final Map<String, Tensor> frozen = new LinkedHashMap<>(); // by the first name of the group
     private final Map<String, Parameter> named = new LinkedHashMap<>();
     private final Map<String, Parameter> fused = new LinkedHashMap<>();
@@ -97,58 +128,58 @@ public final class Parameters implements AutoCloseable {
     /**
      * Allocates zeros.
      *
-     * @param storage of frozen matrices; F32 when anything is trained
+     * @param storage of frozen matrices; what is trained is float32
      */
     public Parameters(Context context, Layout layout, DType storage) {
+        this.context = context;
         long trained = layout.trainableElements();
-        if (trained > 0 && storage != DType.F32) {
-            throw new HllmException("training keeps float32 master weights; dtype " + storage + " is for inference");
-        }
         values = trained == 0 ? null : context.zeros(DType.F32, trained);
         gradients = trained == 0 ? null : context.zeros(DType.F32, trained);
-        long at = 0;
         for (Layout.Declared group : layout.groups) {
-            long size = group.elements();
-            Tensor value;
-            Tensor gradient = null;
+            TensorGroup tensors = group.tensors;
+            String name = String.join("+", tensors.names());
+            long[] shape = tensors.kind() == Kind.VECTOR
+                    ? new long[] {group.rows()}
+                    : new long[] {group.rows(), tensors.columns()};
+            Parameter whole;
             if (group.trainable) {
-                value = values.rows(at, at + size);
-                gradient = gradients.rows(at, at + size);
-                at += align(size);
+                whole = trained(name, shape);
             } else {
-                value = context.zeros(group.matrix() ? storage : DType.F32, size);
-                frozen.put(group.tensors.names().getFirst(), value);
+                Tensor value = context.zeros(group.matrix() ? storage : DType.F32, shape);
+                frozen.put(tensors.names().getFirst(), value);
+                whole = new Parameter(name, value, null, group.lora == null ? null : adapter(name, shape, group.lora));
             }
-            split(group, value, gradient);
+            fused.put(tensors.names().getFirst(), whole);
+            split(tensors, whole);
         }
     }
 
-    private void split(Layout.Declared group, Tensor value, Tensor gradient) {
-        TensorGroup tensors = group.tensors;
+    private LowRank adapter(String name, long[] shape, Lora lora) {
+        return new LowRank(
+                trained(name + ".lora_A", lora.rank(), shape[1]),
+                trained(name + ".lora_B", shape[0], lora.rank()),
+                lora.scale());
+    }
+
+    /** The next place of the flat buffers. */
+    private Parameter trained(String name, long... shape) {
+        long begin = used;
+        long end = begin + Arrays.stream(shape).reduce(1, Math::multiplyExact);
+        used = align(end);
+        return new Parameter(
+                name, values.rows(begin, end).reshape(shape), gradients.rows(begin, end).reshape(shape), null);
+    }
+
+    private void split(TensorGroup tensors, Parameter whole) {
         long begin = 0;
         for (int i = 0; i < tensors.names().size(); i++) {
             String name = tensors.names().get(i);
-            long end = begin + tensors.rows().get(i) * tensors.columns();
-            Parameter part = part(tensors, name, value, gradient, begin, end);
-            if (named.put(name, part) != null) {
+            long end = begin + tensors.rows().get(i);
+            if (named.put(name, whole.rows(begin, end).named(name)) != null) {
                 throw new IllegalArgumentException("parameter " + name + " is declared twice");
             }
             begin = end;
         }
-        fused.put(
-                tensors.names().getFirst(),
-                part(tensors, String.join("+", tensors.names()), value, gradient, 0, group.elements()));
-    }
-
-    private static Parameter part(
-            TensorGroup tensors, String name, Tensor value, Tensor gradient, long begin, long end) {
-        long[] shape = tensors.kind() == Kind.VECTOR
-                ? new long[] {end - begin}
-                : new long[] {(end - begin) / tensors.columns(), tensors.columns()};
-        return new Parameter(
-                name,
-                value.rows(begin, end).reshape(shape),
-                gradient == null ? null : gradient.rows(begin, end).reshape(shape));
     }
 
     private static long align(long elements) {
@@ -171,6 +202,34 @@ public final class Parameters implements AutoCloseable {
     /** Every parameter by its own name, in the order of declaration. */
     public Collection<Parameter> all() {
         return Collections.unmodifiableCollection(named.values());
+    }
+
+    /** The adapters, in the order of declaration. */
+    public List<LowRank> adapters() {
+        return fused.values().stream()
+                .map(Parameter::adapter)
+                .filter(Objects::nonNull)
+                .toList();
+    }
+
+    /**
+     * Shows a parameter's values, float32, with what its adapter adds to them.
+     *
+     * @param reader is given a tensor that is valid during the call
+     */
+    public void read(Parameter parameter, Consumer<Tensor> reader) {
+        Tensor value = parameter.value();
+        if (value.dtype() == DType.F32 && parameter.adapter() == null) {
+            reader.accept(value);
+            return;
+        }
+        try (Tensor sum = context.zeros(DType.F32, value.shape())) {
+            context.ops().convert(sum, value);
+            if (parameter.adapter() != null) {
+                parameter.adapter().addTo(context, sum);
+            }
+            reader.accept(sum);
+        }
     }
 
     /** Frees frozen matrices whose names start with {@code prefix}; from here on their tensors are refused. */

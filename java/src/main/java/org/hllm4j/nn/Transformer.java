@@ -29,10 +29,20 @@ public final class Transformer implements AutoCloseable {
     private final Tensor ropeTable; // null where positions are learned
     private boolean recompute;
 
-    /** Declares the parameters below {@code prefix} ("item_llm.model."), word embeddings excepted. */
-    public static void declare(Parameters.Layout layout, String prefix, ModelConfig config, boolean trainable) {
+    /**
+     * Declares the parameters below {@code prefix} ("item_llm.model."), word embeddings excepted.
+     *
+     * @param lora null: without adapters; else they are trained, and nothing else is
+     */
+    public static void declare(
+            Parameters.Layout layout, String prefix, ModelConfig config, boolean trainable, Lora lora) {
         for (TensorGroup group : TensorGroup.of(config)) {
-            layout.group(group.withPrefix(prefix), trainable);
+            TensorGroup named = group.withPrefix(prefix);
+            if (lora != null && group.kind() == TensorGroup.Kind.MATRIX) {
+                layout.adapted(named, lora);
+            } else {
+                layout.group(named, trainable && lora == null);
+            }
         }
     }
 
@@ -158,6 +168,11 @@ public final class Transformer implements AutoCloseable {
 
     private Packing.Tail tail(Packing packing, int layer) {
         return layer == blocks.size() - 1 ? packing.tail() : null;
+    }
+
+    /** Whether {@link #backward} adds to gradients. */
+    public boolean trains() {
+        return blocks.stream().anyMatch(Block::trains);
     }
 
     /** D, of its inputs and outputs. */

@@ -42,7 +42,7 @@ public final class Export {
         }
         try (TorchCheckpointWriter writer = TorchCheckpointWriter.create(file, infos)) {
             for (Parameter parameter : model.generative()) {
-                RunFolder.append(writer, parameter.name(), parameter.value());
+                model.parameters().read(parameter, values -> RunFolder.append(writer, parameter.name(), values));
             }
         }
     }

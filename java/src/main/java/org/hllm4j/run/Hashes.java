@@ -2,6 +2,8 @@ package org.hllm4j.run;
 
 import java.io.IOException;
 import java.io.InputStream;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -10,6 +12,9 @@ import java.security.NoSuchAlgorithmException;
 import java.util.HexFormat;
 import org.hllm4j.HllmException;
 import org.hllm4j.data.Catalogue;
+import org.hllm4j.engine.Tensor;
+import org.hllm4j.nn.Parameter;
+import org.hllm4j.nn.Parameters;
 
 /** SHA-256 in lower-case hexadecimal. */
 public final class Hashes {
@@ -40,6 +45,30 @@ public final class Hashes {
             digest.update((byte) 0);
         }
         return HexFormat.of().formatHex(digest.digest());
+    }
+
+    /** Of a model's values that no training changes, as float32, with their names. */
+    public static String ofFrozen(Parameters parameters) {
+        MessageDigest digest = digest();
+        ByteBuffer chunk = ByteBuffer.allocateDirect(1 << 20).order(ByteOrder.nativeOrder());
+        for (Parameter parameter : parameters.all()) {
+            if (!parameter.trainable()) {
+                digest.update(parameter.name().getBytes(StandardCharsets.UTF_8));
+                parameters.read(parameter.bare(), values -> update(digest, values, chunk));
+            }
+        }
+        return HexFormat.of().formatHex(digest.digest());
+    }
+
+    private static void update(MessageDigest digest, Tensor values, ByteBuffer chunk) {
+        Tensor flat = values.reshape(values.elements());
+        int most = chunk.capacity() / Float.BYTES;
+        for (long at = 0; at < flat.elements(); at += most) {
+            int count = (int) Math.min(most, flat.elements() - at);
+            chunk.clear().limit(count * Float.BYTES);
+            flat.read(at, chunk.asFloatBuffer());
+            digest.update(chunk);
+        }
     }
 
     private static MessageDigest digest() {

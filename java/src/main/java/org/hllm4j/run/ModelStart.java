@@ -5,6 +5,7 @@ import java.util.function.LongConsumer;
 import org.hllm4j.data.Dataset;
 import org.hllm4j.data.Interactions;
 import org.hllm4j.engine.Context;
+import org.hllm4j.engine.DType;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.model.HllmConfig;
 
@@ -17,6 +18,11 @@ public interface ModelStart {
     int maxHistory();
 
     Hllm.Trained trained();
+
+    /** How the matrices that are not trained are kept. */
+    default DType storage() {
+        return DType.F32;
+    }
 
     /** The data with what the model reads of each item. */
     Dataset dataset(Interactions log, LongConsumer progress);

@@ -64,9 +64,10 @@ public sealed interface RankerStart {
      * The two sides of a trained run.
      *
      * @param freeze which of them keep their weights
-     * @param seed of the new head
+     * @param seed of the new head, and of adapters
+     * @param adapters through which of them are trained
      */
-    record FromRun(RunFolder run, Start.Freeze freeze, long seed) implements RankerStart {
+    record FromRun(RunFolder run, Start.Freeze freeze, long seed, Adapters adapters) implements RankerStart {
         @Override
         public List<String> textKeys() {
             return run.manifest().textKeys();
@@ -85,8 +86,9 @@ public sealed interface RankerStart {
 
         @Override
         public Hllm model(Context context, Fusion fusion, double rate) {
-            Hllm model = run.loadForRanking(context, fusion, freeze.trained(true));
+            Hllm model = run.loadForRanking(context, fusion, adapters.on(freeze.trained(true)));
             model.randomiseRanker(seed, rate);
+            model.randomiseAdapters(seed);
             return model;
         }
 
@@ -98,6 +100,7 @@ public sealed interface RankerStart {
                     run.path().getFileName() + " " + run.manifest().modelHash().substring(0, 12));
             start.put("freeze", freeze.name().toLowerCase(Locale.ROOT));
             start.put("start_seed", seed);
+            adapters.describe(start);
             return new Origin(textKeys(), run.tokenizerJson(), start);
         }
     }

@@ -9,9 +9,7 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
-import java.util.Collection;
 import java.util.Comparator;
-import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
@@ -28,6 +26,7 @@ import org.hllm4j.model.Hllm;
 import org.hllm4j.model.HllmConfig;
 import org.hllm4j.model.IdTable;
 import org.hllm4j.nn.Parameter;
+import org.hllm4j.nn.Parameters;
 import org.hllm4j.text.ItemText;
 import org.hllm4j.weights.ModelConfig;
 import org.hllm4j.weights.PendingFile;
@@ -149,7 +148,7 @@ public final class RunFolder {
         List<Parameter> rest = model.parameters().all().stream()
                 .filter(p -> !p.name().startsWith(ITEM) && !p.name().startsWith(USER))
                 .toList();
-        write(folder.resolve("hllm.safetensors"), named(rest, ""));
+        write(folder.resolve("hllm.safetensors"), model.parameters(), rest, "");
         sha256.put("hllm.safetensors", Hashes.of(folder.resolve("hllm.safetensors")));
         if (description.itemPriors() != null) {
             writePriors(folder.resolve(PRIORS), description.catalogue(), description.itemPriors());
@@ -188,32 +187,35 @@ public final class RunFolder {
         boolean item = side == Hllm.Side.ITEM;
         ModelConfig config = (item ? model.config().item() : model.config().user()).withTieWordEmbeddings(true);
         String prefix = item ? ITEM : USER;
-        Map<String, Tensor> tensors = named(
-                model.of(side).stream().filter(p -> p.name().startsWith(prefix)).toList(), prefix);
+        List<Parameter> own = new ArrayList<>(model.of(side).stream()
+                .filter(p -> p.name().startsWith(prefix))
+                .toList());
         if (item) {
-            write(folder.resolve("model.safetensors"), tensors);
+            write(folder.resolve("model.safetensors"), model.parameters(), own, prefix);
         } else {
             config = config.withoutWords();
             try (Tensor none = model.context().zeros(DType.F32, 1, config.hiddenSize())) {
-                tensors.put(config.family().stem() + config.family().words(), none);
-                write(folder.resolve("model.safetensors"), tensors);
+                String words = prefix + config.family().stem() + config.family().words();
+                own.add(new Parameter(words, none, null, null));
+                write(folder.resolve("model.safetensors"), model.parameters(), own, prefix);
             }
         }
         PendingFile.write(folder.resolve("config.json"), config.toJson().getBytes(StandardCharsets.UTF_8));
     }
 
-    private static Map<String, Tensor> named(Collection<Parameter> parameters, String dropped) {
-        Map<String, Tensor> tensors = new LinkedHashMap<>();
-        parameters.forEach(p -> tensors.put(p.name().substring(dropped.length()), p.value()));
-        return tensors;
-    }
-
-    /** Writes device tensors as a safetensors file, in their own precision. */
-    static void write(Path file, Map<String, Tensor> tensors) {
-        List<TensorInfo> infos = new ArrayList<>();
-        tensors.forEach((name, tensor) -> infos.add(new TensorInfo(name, StoredType.F32, tensor.shape())));
+    /** Writes some of a model's parameters as a safetensors file, float32, with what their adapters add. */
+    private static void write(Path file, Parameters of, List<Parameter> parameters, String dropped) {
+        List<TensorInfo> infos = parameters.stream()
+                .map(p -> new TensorInfo(
+                        p.name().substring(dropped.length()),
+                        StoredType.F32,
+                        p.value().shape()))
+                .toList();
         try (SafetensorsWriter writer = SafetensorsWriter.create(file, infos, Map.of("format", "pt"))) {
-            tensors.forEach((name, tensor) -> append(writer, name, tensor));
+            for (int i = 0; i < infos.size(); i++) {
+                String name = infos.get(i).name();
+                of.read(parameters.get(i), values -> append(writer, name, values));
+            }
         }
     }
 

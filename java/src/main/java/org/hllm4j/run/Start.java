@@ -42,6 +42,7 @@ import org.hllm4j.weights.PretrainedModel;
  * @param maxHistory events that the User LLM sees
  * @param textKeys columns of items.csv that make the text
  * @param seed of random weights
+ * @param adapters through which sides are trained
  */
 public record Start(
         Path itemLlm,
@@ -55,8 +56,39 @@ public record Start(
         int maxTextLength,
         int maxHistory,
         List<String> textKeys,
-        long seed)
+        long seed,
+        Adapters adapters)
         implements ModelStart {
+
+    /** Without adapters. */
+    public Start(
+            Path itemLlm,
+            Path userLlm,
+            Init itemInit,
+            Init userInit,
+            Freeze freeze,
+            int itemLayers,
+            int userLayers,
+            Pooling pooling,
+            int maxTextLength,
+            int maxHistory,
+            List<String> textKeys,
+            long seed) {
+        this(
+                itemLlm,
+                userLlm,
+                itemInit,
+                userInit,
+                freeze,
+                itemLayers,
+                userLayers,
+                pooling,
+                maxTextLength,
+                maxHistory,
+                textKeys,
+                seed,
+                Adapters.NONE);
+    }
 
     public enum Init {
         PRETRAINED,
@@ -108,6 +140,23 @@ public record Start(
         return with(frozen, itemLayers, userLayers, maxHistory, textKeys);
     }
 
+    public Start withAdapters(Adapters chosen) {
+        return new Start(
+                itemLlm,
+                userLlm,
+                itemInit,
+                userInit,
+                freeze,
+                itemLayers,
+                userLayers,
+                pooling,
+                maxTextLength,
+                maxHistory,
+                textKeys,
+                seed,
+                chosen);
+    }
+
     private Start with(Freeze freeze, int itemLayers, int userLayers, int maxHistory, List<String> textKeys) {
         return new Start(
                 itemLlm,
@@ -121,7 +170,8 @@ public record Start(
                 maxTextLength,
                 maxHistory,
                 textKeys,
-                seed);
+                seed,
+                adapters);
     }
 
     /** The HLLM's shape, read from the models' configurations. */
@@ -164,12 +214,33 @@ public record Start(
 
     @Override
     public Hllm.Trained trained() {
-        return freeze.trained(false);
+        return adapters.on(freeze.trained(false));
+    }
+
+    /** Beside adapters, as they are stored: in bf16 where all of them are. */
+    @Override
+    public DType storage() {
+        boolean itemStays = adapters.item() > 0 || freeze == Freeze.ITEM || freeze == Freeze.BOTH;
+        boolean userStays = adapters.user() > 0 || freeze == Freeze.USER || freeze == Freeze.BOTH;
+        return adapters.any()
+                        && (!itemStays || storedInBf16(itemLlm, itemInit))
+                        && (!userStays || storedInBf16(userLlm, userInit))
+                ? DType.BF16
+                : DType.F32;
+    }
+
+    private static boolean storedInBf16(Path llm, Init init) {
+        if (init == Init.RANDOM) {
+            return false;
+        }
+        try (PretrainedModel model = PretrainedModel.open(llm)) {
+            return model.storedInBf16();
+        }
     }
 
     /** The model with its start weights; the caller closes it. */
     public Hllm model(Context context) {
-        return model(context, trained(), DType.F32);
+        return model(context, trained(), storage());
     }
 
     /** The model for inference, with its matrices in the given storage; the caller closes it. */
@@ -179,7 +250,8 @@ public record Start(
 
     /** The model with a ranking head, which is zero yet; the caller closes it. */
     Hllm ranker(Context context, Fusion fusion) {
-        return filled(new Hllm(context, config().withFusion(fusion), freeze.trained(true), DType.F32));
+        Hllm.Trained trained = adapters.on(freeze.trained(true));
+        return filled(new Hllm(context, config().withFusion(fusion), trained, storage()));
     }
 
     private Hllm model(Context context, Hllm.Trained trained, DType storage) {
@@ -191,6 +263,7 @@ public record Start(
             fill(model, Hllm.Side.ITEM, itemLlm, itemInit);
             fill(model, Hllm.Side.USER, userLlm, userInit);
             model.randomiseItemToken(seed);
+            model.randomiseAdapters(seed);
             return model;
         } catch (RuntimeException e) {
             model.close();
@@ -276,6 +349,7 @@ public record Start(
         map.put("item_layers", itemLayers);
         map.put("user_layers", userLayers);
         map.put("start_seed", seed);
+        adapters.describe(map);
         return map;
     }
 

@@ -26,21 +26,22 @@ import org.hllm4j.weights.TensorInfo;
  * @param best best value of the validation so far, -1 before the first validation
  * @param bestEpoch of it
  * @param options hash of what the run must have in common with its continuation
+ * @param frozen hash of the weights that it does not train, which are not in the file
  * @param environment what bit-equality depends on beside that: native library, instruction set, BLIS, card
  */
-record Checkpoint(long step, double best, int bestEpoch, String options, String environment) {
+record Checkpoint(long step, double best, int bestEpoch, String options, String frozen, String environment) {
     /** A training's state before its first step. */
-    static Checkpoint start(String options, String environment) {
-        return new Checkpoint(0, -1, 0, options, environment);
+    static Checkpoint start(String options, String frozen, String environment) {
+        return new Checkpoint(0, -1, 0, options, frozen, environment);
     }
 
     /** After one more step, in this environment. */
     Checkpoint next(String environment) {
-        return new Checkpoint(step + 1, best, bestEpoch, options, environment);
+        return new Checkpoint(step + 1, best, bestEpoch, options, frozen, environment);
     }
 
     Checkpoint withBest(double value, int epoch) {
-        return new Checkpoint(step, value, epoch, options, environment);
+        return new Checkpoint(step, value, epoch, options, frozen, environment);
     }
 
     private static final int KEPT = 2;
@@ -63,6 +64,7 @@ record Checkpoint(long step, double best, int bestEpoch, String options, String 
                 "best", Double.toString(best),
                 "best_epoch", Integer.toString(bestEpoch),
                 "options", options,
+                "frozen", frozen,
                 "environment", environment);
         try (SafetensorsWriter writer = SafetensorsWriter.create(file(run, step), infos, meta)) {
             tensors(model, optimizer).forEach((name, tensor) -> RunFolder.append(writer, name, tensor));
@@ -74,7 +76,7 @@ record Checkpoint(long step, double best, int bestEpoch, String options, String 
     }
 
     /** Continues from the run's newest checkpoint, or returns null when it has none. */
-    static Checkpoint restore(RunFolder run, Hllm model, AdamWOptimizer optimizer, String options) {
+    static Checkpoint restore(RunFolder run, Hllm model, AdamWOptimizer optimizer, String options, String frozen) {
         List<Path> all = files(run);
         if (all.isEmpty()) {
             return null;
@@ -87,6 +89,11 @@ record Checkpoint(long step, double best, int bestEpoch, String options, String 
                         newest + " was written with other options, data or start weights; continue with "
                                 + "those it was started with, or train into another folder");
             }
+            if (!frozen.equals(meta.get("frozen"))) {
+                throw new HllmException(newest + " belongs to other start weights than those given now, on which what it"
+                        + " trained rests: the model's files were changed or replaced since. Continue with the files"
+                        + " it was started with, or train into another folder");
+            }
             tensors(model, optimizer).forEach((name, tensor) -> RunFolder.read(file, name, tensor));
             long step = Long.parseLong(meta.get("step"));
             optimizer.steps(step);
@@ -96,6 +103,7 @@ record Checkpoint(long step, double best, int bestEpoch, String options, String 
                     Double.parseDouble(meta.get("best")),
                     Integer.parseInt(meta.get("best_epoch")),
                     options,
+                    frozen,
                     meta.get("environment"));
         }
     }

@@ -129,9 +129,10 @@ public final class Trainer {
                         new AdamWOptimizer(model, (float) options.weightDecay(), (float) options.clip());
                 Tensor frozen = itemsFrozen ? encode("frozen items") : null) {
             String environment = model.context().environment();
-            Checkpoint state = Checkpoint.restore(run, model, optimizer, fingerprint());
+            String weights = Hashes.ofFrozen(model.parameters());
+            Checkpoint state = Checkpoint.restore(run, model, optimizer, fingerprint(), weights);
             if (state == null) {
-                state = Checkpoint.start(fingerprint(), environment);
+                state = Checkpoint.start(fingerprint(), weights, environment);
             } else {
                 listener.resumed(state.step(), state.environment().equals(environment) ? null : state.environment());
             }

@@ -25,7 +25,9 @@ import org.hllm4j.weights.ModelConfig;
  * @param steps of the schedule
  * @param trained parameters that are trained
  * @param frozen parameters that are not
- * @param copies bytes of the bf16 copies of matrices that a GPU multiplies with; 0 in float32
+ * @param frozenBytes of them in memory
+ * @param copies bytes of second copies of matrices: the bf16 ones that a GPU multiplies with, and in float32 those in the
+ *     order in which a CPU reads what is not trained
  * @param kept bytes for the forward and backward of one step that keeps its activations
  * @param recomputed the same bytes with {@link TrainOptions#recompute}
  * @param recomputation the arithmetic that recomputing adds, as a share of the step without it
@@ -37,6 +39,7 @@ public record TrainingPlan(
         long steps,
         long trained,
         long frozen,
+        long frozenBytes,
         long copies,
         long kept,
         long recomputed,
@@ -55,6 +58,13 @@ public record TrainingPlan(
         HllmConfig config = start.config(data);
         boolean trains = !start.trained().equals(Hllm.Trained.NOTHING);
         Parameters.Layout layout = Hllm.layout(config, start.trained());
+        DType storage = start.storage();
+        long narrowed = (FLOAT - storage.bytes()) * layout.frozenMatrixElements();
+        long copied = activations == DType.F32
+                ? storage.bytes() * layout.frozenMatrixElements()
+                : activations.bytes()
+                        * (layout.trainableMatrixElements()
+                                + (storage == activations ? 0 : layout.frozenMatrixElements()));
         Path existing = folder.toAbsolutePath();
         while (!existing.toFile().exists()) {
             existing = existing.getParent();
@@ -66,7 +76,8 @@ public record TrainingPlan(
                 trains ? Trainer.steps(data, options, start.maxHistory()) : 0,
                 layout.trainableElements(),
                 layout.frozenElements(),
-                activations == DType.BF16 ? activations.bytes() * layout.matrixElements() : 0,
+                FLOAT * layout.frozenElements() - narrowed,
+                copied,
                 step.kept,
                 step.recomputed,
                 step.again / step.arithmetic,
@@ -94,9 +105,10 @@ public record TrainingPlan(
                     .distinct()
                     .mapToObj(item -> data.tokens()[item])
                     .toArray(int[][]::new);
+            Hllm.Trained trained = start.trained();
             Activations users = of(
-                    config.user(), positions, positions, bytes, start.trained().user() ? 3 : 2);
-            if (!start.trained().item()) {
+                    config.user(), positions, positions, bytes, passes(trained.user() && trained.userLora() == null));
+            if (!trained.item()) {
                 return users;
             }
             // Distinct items; inputs, targets and negatives of the loss; each with its gradient.
@@ -113,7 +125,9 @@ public record TrainingPlan(
                         Arrays.stream(chunk).mapToObj(i -> tokens[i]).toArray(int[][]::new), itemToken, share);
                 long finished = itemToken ? pack.leaves() : pack.rows();
                 // With several chunks, each is encoded a second time, for its backward.
-                items = items.besides(of(config.item(), pack.rows(), finished, bytes, chunks.size() == 1 ? 3 : 4));
+                int again = chunks.size() == 1 ? 0 : 1;
+                items = items.besides(of(
+                        config.item(), pack.rows(), finished, bytes, passes(trained.itemLora() == null) + again));
             }
             return new Activations(
                             users.kept + items.kept,
@@ -121,6 +135,11 @@ public record TrainingPlan(
                             users.arithmetic + items.arithmetic,
                             users.again + items.again)
                     .with(vectors);
+        }
+
+        /** How often the arithmetic of a forward is done: there, and back to the inputs, and to the weights. */
+        private static int passes(boolean toWeights) {
+            return toWeights ? 3 : 2;
         }
 
         private Activations with(long bytes) {
@@ -165,8 +184,13 @@ public record TrainingPlan(
         return recompute ? recomputed : kept;
     }
 
-    /** Bytes of all parameters. */
+    /** Bytes of all parameters in memory. */
     public long parameters() {
+        return FLOAT * trained + frozenBytes;
+    }
+
+    /** Bytes of a model in the run's folder, float32. */
+    public long model() {
         return FLOAT * (trained + frozen);
     }
 
@@ -192,7 +216,7 @@ public record TrainingPlan(
 
     /** Bytes that the folder holds at most: three checkpoints and two models, while the new ones are written. */
     public long disk() {
-        return 3 * checkpoint() + 2 * parameters() + 2 * vectors;
+        return 3 * checkpoint() + 2 * model() + 2 * vectors;
     }
 
     /** For programs, in bytes where not otherwise said. */

@@ -131,6 +131,14 @@ public final class PretrainedModel implements AutoCloseable {
         return tokenizer.get();
     }
 
+    /** Whether all its matrices are stored as bf16. */
+    public boolean storedInBf16() {
+        return TensorGroup.of(config).stream()
+                .filter(group -> group.kind() == TensorGroup.Kind.MATRIX)
+                .flatMap(group -> group.names().stream())
+                .allMatch(name -> tensors.info(name).type() == StoredType.BF16);
+    }
+
     /**
      * Checks that the weights are those that the config describes: HllmException listing what is missing, of the wrong
      * shape, or unexpected (output layers, poolers and stored tables are fine).
