@@ -99,6 +99,11 @@ public final class Parameters implements AutoCloseable {
             return sum(Declared::trained);
         }
 
+        /** Elements of the model, adapters left out. */
+        public long elements() {
+            return sum(Declared::elements);
+        }
+
         public long frozenElements() {
             return sum(group -> group.trainable ? 0 : group.elements());
         }

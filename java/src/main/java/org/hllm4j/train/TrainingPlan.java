@@ -26,6 +26,7 @@ import org.hllm4j.weights.ModelConfig;
  * @param trained parameters that are trained
  * @param frozen parameters that are not
  * @param frozenBytes of them in memory
+ * @param model bytes of a model in the run's folder, where matrices and their adapters are added up
  * @param copies bytes of second copies of matrices: the bf16 ones that a GPU multiplies with, and in float32 those in the
  *     order in which a CPU reads what is not trained
  * @param kept bytes for the forward and backward of one step that keeps its activations
@@ -40,6 +41,7 @@ public record TrainingPlan(
         long trained,
         long frozen,
         long frozenBytes,
+        long model,
         long copies,
         long kept,
         long recomputed,
@@ -77,6 +79,7 @@ public record TrainingPlan(
                 layout.trainableElements(),
                 layout.frozenElements(),
                 FLOAT * layout.frozenElements() - narrowed,
+                FLOAT * layout.elements(),
                 copied,
                 step.kept,
                 step.recomputed,
@@ -189,11 +192,6 @@ public record TrainingPlan(
         return FLOAT * trained + frozenBytes;
     }
 
-    /** Bytes of a model in the run's folder, float32. */
-    public long model() {
-        return FLOAT * (trained + frozen);
-    }
-
     /** Bytes of the gradients. */
     public long gradients() {
         return FLOAT * trained;
@@ -216,7 +214,7 @@ public record TrainingPlan(
 
     /** Bytes that the folder holds at most: three checkpoints and two models, while the new ones are written. */
     public long disk() {
-        return 3 * checkpoint() + 2 * model() + 2 * vectors;
+        return 3 * checkpoint() + 2 * model + 2 * vectors;
     }
 
     /** For programs, in bytes where not otherwise said. */

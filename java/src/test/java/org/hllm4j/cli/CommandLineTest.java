@@ -35,7 +35,7 @@ class CommandLineTest {
     @ParameterizedTest
     @CsvSource(delimiter = ':', textBlock = """
         train: --llm --item-llm --user-llm --item-init --user-init --freeze --items --interactions --text-keys \
-        --pooling --max-text-length --max-history --item-layers --user-layers --negatives --epochs --batch-users \
+        --item-lora --user-lora --lora-alpha --pooling --max-text-length --max-history --item-layers --user-layers --negatives --epochs --batch-users \
         --lr --dtype --device --threads --seed --out --max-steps --checkpoint-minutes --missing-text \
         --no-split-long --warmup --weight-decay --clip --max-rows --recompute --patience --plan --restart --json --verbose
         train-ranker: --from-run --fusion --label --lambda --hold-out --split-at --llm --freeze --items --interactions \
@@ -78,6 +78,11 @@ class CommandLineTest {
         train --items i.csv --interactions l.csv --out r --llm m --epochs few         | is not an int
         train --items i.csv --interactions l.csv --out r --llm m --freeze both        | both
         train --items i.csv --interactions l.csv --out r --llm m --pooling max        | max
+        train --items i.csv --interactions l.csv --out r --llm m --item-lora -1       | --item-lora is -1
+        train --items i.csv --interactions l.csv --out r --llm m --lora-alpha 8       | --lora-alpha needs adapters
+        train --items i.csv --interactions l.csv --out r --llm m --user-lora 8 --lora-alpha 0  | --lora-alpha is 0.0
+        train --items i.csv --interactions l.csv --out r --llm m --item-lora 8 --freeze item   | leave out one of the two
+        train --items i.csv --interactions l.csv --out r --model sasrec --user-lora 8  | --user-lora
         train --items i.csv --interactions l.csv --out r --llm m --threads -1         | --threads is -1
         train --items i.csv --interactions l.csv --out r --llm m --max-history 0      | --max-history
         train --items i.csv --interactions l.csv --out r --llm m --dtype i32          | f32 or bf16
@@ -136,6 +141,7 @@ class CommandLineTest {
         fails(none + ": no such file", train("--interactions", none));
         fails("no column for text key \"colour\"", train("--text-keys", "title,colour"));
         fails("--item-layers is 9, but the model has 2 layers", train("--item-layers", 9));
+        fails("adapters of rank 33 are larger than", train("--user-lora", 33));
         fails("there is no device 'abacus'; expected cpu", train("--device", "abacus"));
         fails("--dtype bf16", train("--dtype", "bf16"));
         fails(

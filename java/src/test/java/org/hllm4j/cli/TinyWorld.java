@@ -39,6 +39,11 @@ record TinyWorld(Path llm, Path items, Path interactions) {
     }
 
     static TinyWorld in(Path folder) {
+        return in(folder, StoredType.F32);
+    }
+
+    /** With weights that are stored in this type. */
+    static TinyWorld in(Path folder, StoredType type) {
         long seed = 11;
         System.out.println("seed " + seed);
         Random random = new Random(seed);
@@ -46,7 +51,7 @@ record TinyWorld(Path llm, Path items, Path interactions) {
             Path llm = Files.createDirectories(folder.resolve("llm"));
             Files.writeString(llm.resolve("config.json"), config());
             Files.writeString(llm.resolve("tokenizer.json"), tokenizer());
-            weights(llm.resolve("model.safetensors"), random);
+            weights(llm.resolve("model.safetensors"), type, random);
             return new TinyWorld(
                     llm,
                     Files.writeString(folder.resolve("items.csv"), itemsCsv()),
@@ -88,22 +93,25 @@ record TinyWorld(Path llm, Path items, Path interactions) {
             """.formatted(WIDTH, INTERMEDIATE, LAYERS, VOCABULARY);
     }
 
-    private static void weights(Path file, Random random) {
-        List<TensorInfo> infos = new ArrayList<>();
-        infos.add(tensor("embed_tokens.weight", VOCABULARY, WIDTH));
+    private static void weights(Path file, StoredType type, Random random) {
+        List<TensorInfo> shapes = new ArrayList<>();
+        shapes.add(tensor("embed_tokens.weight", VOCABULARY, WIDTH));
         for (int i = 0; i < LAYERS; i++) {
             String layer = "layers." + i + ".";
-            infos.add(tensor(layer + "input_layernorm.weight", WIDTH));
-            infos.add(tensor(layer + "self_attn.q_proj.weight", WIDTH, WIDTH));
-            infos.add(tensor(layer + "self_attn.k_proj.weight", WIDTH / 2, WIDTH));
-            infos.add(tensor(layer + "self_attn.v_proj.weight", WIDTH / 2, WIDTH));
-            infos.add(tensor(layer + "self_attn.o_proj.weight", WIDTH, WIDTH));
-            infos.add(tensor(layer + "post_attention_layernorm.weight", WIDTH));
-            infos.add(tensor(layer + "mlp.gate_proj.weight", INTERMEDIATE, WIDTH));
-            infos.add(tensor(layer + "mlp.up_proj.weight", INTERMEDIATE, WIDTH));
-            infos.add(tensor(layer + "mlp.down_proj.weight", WIDTH, INTERMEDIATE));
+            shapes.add(tensor(layer + "input_layernorm.weight", WIDTH));
+            shapes.add(tensor(layer + "self_attn.q_proj.weight", WIDTH, WIDTH));
+            shapes.add(tensor(layer + "self_attn.k_proj.weight", WIDTH / 2, WIDTH));
+            shapes.add(tensor(layer + "self_attn.v_proj.weight", WIDTH / 2, WIDTH));
+            shapes.add(tensor(layer + "self_attn.o_proj.weight", WIDTH, WIDTH));
+            shapes.add(tensor(layer + "post_attention_layernorm.weight", WIDTH));
+            shapes.add(tensor(layer + "mlp.gate_proj.weight", INTERMEDIATE, WIDTH));
+            shapes.add(tensor(layer + "mlp.up_proj.weight", INTERMEDIATE, WIDTH));
+            shapes.add(tensor(layer + "mlp.down_proj.weight", WIDTH, INTERMEDIATE));
         }
-        infos.add(tensor("norm.weight", WIDTH));
+        shapes.add(tensor("norm.weight", WIDTH));
+        List<TensorInfo> infos = shapes.stream()
+                .map(info -> new TensorInfo(info.name(), type, info.shape()))
+                .toList();
         try (SafetensorsWriter writer = SafetensorsWriter.create(file, infos, Map.of("format", "pt"))) {
             for (TensorInfo info : infos) {
                 float[] values = new float[(int) info.elements()];

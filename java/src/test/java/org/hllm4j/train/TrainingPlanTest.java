@@ -15,6 +15,7 @@ import org.hllm4j.data.Dataset;
 import org.hllm4j.engine.Context;
 import org.hllm4j.engine.DType;
 import org.hllm4j.model.Hllm;
+import org.hllm4j.run.Adapters;
 import org.hllm4j.run.Start;
 import org.hllm4j.weights.SafetensorsWriter;
 import org.hllm4j.weights.StoredType;
@@ -48,6 +49,46 @@ class TrainingPlanTest {
         TrainingPlan narrow = TrainingPlan.of(start, options, data, folder, DType.BF16);
         assertTrue(narrow.activations() > kept.activations() / 2 && narrow.activations() < 0.7 * kept.activations());
         assertTrue(narrow.copies() > 0 && narrow.copies() < kept.parameters() / 2);
+    }
+
+    /** The weights below adapters have neither gradients nor moments, but activations, and a second copy on a CPU. */
+    @Test
+    void adaptersNeedActivationsAndLittleElse() throws IOException {
+        Start whole = start();
+        Start start = new Start(
+                        whole.itemLlm(),
+                        whole.userLlm(),
+                        Start.Init.RANDOM,
+                        Start.Init.RANDOM,
+                        Start.Freeze.NONE,
+                        0,
+                        0,
+                        whole.pooling(),
+                        whole.maxTextLength(),
+                        whole.maxHistory(),
+                        whole.textKeys(),
+                        1)
+                .withAdapters(new Adapters(4, 2, 8));
+        Dataset data = Tiny.dataset(folder, 300, 400);
+        TrainOptions options = TrainOptions.DEFAULTS.withBatchUsers(64);
+        TrainingPlan plan = TrainingPlan.of(start, options, data, folder, DType.F32);
+        TrainingPlan before = TrainingPlan.of(whole, options, data, folder, DType.F32);
+        assertEquals(before.activations(), plan.activations());
+        assertEquals(before.trained(), plan.frozen(), 2000); // [ITEM], the logit scale, and the ends of cache lines
+        assertTrue(10 * plan.checkpoint() < before.checkpoint(), "checkpoints hold adapters only");
+        assertEquals(before.model(), plan.model());
+        // Of the 3 products of a step whose weights are trained, there and back to inputs and weights, 2 are left.
+        assertEquals(1.5 * before.recomputation(), plan.recomputation(), 1e-9);
+
+        near(plan.memory() - 2 * plan.vectors(), held(start, data, options, false) + modelBytes(start));
+    }
+
+    private static long modelBytes(Start start) {
+        try (Context context = Context.open("cpu", DType.F32);
+                Hllm model = start.model(context);
+                AdamWOptimizer optimizer = new AdamWOptimizer(model, 0, 1)) {
+            return Context.liveBytes("cpu");
+        }
     }
 
     /** Native memory of a step whose buffers have grown to their size; a GPU's library takes a workspace beside. */
