@@ -11,17 +11,16 @@ import picocli.CommandLine.Spec;
 /** Which model, and the shape of those that know items by their ids. */
 final class ModelOptions {
     /** Options that a model without item texts has no use for. */
-    private static final List<String> OF_TEXTS =
-            List.of(
-                    "--item-llm",
-                    "--item-init",
-                    "--item-layers",
-                    "--freeze",
-                    "--item-lora",
-                    "--user-lora",
-                    "--lora-alpha",
-                    "--pooling",
-                    "--max-text-length");
+    private static final List<String> OF_TEXTS = List.of(
+            "--item-llm",
+            "--item-init",
+            "--item-layers",
+            "--freeze",
+            "--item-lora",
+            "--user-lora",
+            "--lora-alpha",
+            "--pooling",
+            "--max-text-length");
 
     @Spec(Spec.Target.MIXEE)
     private CommandSpec spec;

@@ -53,9 +53,10 @@ final class StartOptions {
     @Option(
             names = "--item-lora",
             paramLabel = "RANK",
-            description = "Train the Item LLM through adapters of this rank (LoRA): its own weights stay as they are and"
-                    + " need no gradients and no moments; the run holds the sum of both. 0: train its weights. Default:"
-                    + " 0.")
+            description =
+                    "Train the Item LLM through adapters of this rank (LoRA): its own weights stay as they are and"
+                            + " need no gradients and no moments; the run holds the sum of both. 0: train its weights. Default:"
+                            + " 0.")
     private int itemLora;
 
     @Option(names = "--user-lora", paramLabel = "RANK", description = "Likewise the User LLM. Default: 0.")
@@ -128,8 +129,8 @@ final class StartOptions {
         if (rank > 0 && (freeze == side || freeze == Start.Freeze.BOTH)) {
             throw new ParameterException(
                     spec.commandLine(),
-                    option + " trains the side that --freeze "
-                            + freeze.name().toLowerCase(Locale.ROOT) + " keeps as it is; leave out one of the two");
+                    option + " trains the side that --freeze " + freeze.name().toLowerCase(Locale.ROOT)
+                            + " keeps as it is; leave out one of the two");
         }
     }
 

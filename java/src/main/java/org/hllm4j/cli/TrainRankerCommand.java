@@ -183,7 +183,6 @@ final class TrainRankerCommand extends Subcommand {
                 throw wrongUsage(option + " does not go with --from-run: the run has its own");
             }
         }
-        return new RankerStart.FromRun(
-                new RunFolder(fromRun), start.freeze, training.seed, start.adapters());
+        return new RankerStart.FromRun(new RunFolder(fromRun), start.freeze, training.seed, start.adapters());
     }
 }

@@ -337,12 +337,21 @@ public final class Hllm implements AutoCloseable {
         return parameters.get(LOGIT_SCALE);
     }
 
-    /** Takes over parameter values that were written (an optimiser step, a loaded checkpoint). */
+    /** Takes over parameter values that were written. */
     public void refresh() {
-        items.refresh();
-        users.refresh();
+        refresh(false);
+    }
+
+    /** Takes over values of what is trained (an optimiser step, a loaded checkpoint); what is not stays packed as it is. */
+    public void refreshTrained() {
+        refresh(true);
+    }
+
+    private void refresh(boolean trainedOnly) {
+        items.refresh(trainedOnly);
+        users.refresh(trainedOnly);
         if (ranker != null) {
-            ranker.refresh();
+            ranker.refresh(trainedOnly);
         }
     }
 

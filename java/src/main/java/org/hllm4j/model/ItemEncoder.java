@@ -31,8 +31,8 @@ public interface ItemEncoder extends AutoCloseable {
     /** See {@link Hllm#pack}. */
     void pack();
 
-    /** Takes over parameter values that were written. */
-    void refresh();
+    /** Takes over parameter values that were written; {@code trainedOnly}: by an optimiser. */
+    void refresh(boolean trainedOnly);
 
     @Override
     void close();

@@ -184,9 +184,9 @@ public final class ItemLlm implements ItemEncoder {
     }
 
     @Override
-    public void refresh() {
-        transformer.refresh();
-        projection.refresh();
+    public void refresh(boolean trainedOnly) {
+        transformer.refresh(trainedOnly);
+        projection.refresh(trainedOnly);
     }
 
     @Override

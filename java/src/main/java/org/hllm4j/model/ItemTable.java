@@ -84,8 +84,8 @@ public final class ItemTable implements ItemEncoder {
     }
 
     @Override
-    public void refresh() {
-        projection.refresh();
+    public void refresh(boolean trainedOnly) {
+        projection.refresh(trainedOnly);
     }
 
     @Override

@@ -41,9 +41,9 @@ final class Projection implements AutoCloseable {
         return dinput;
     }
 
-    void refresh() {
+    void refresh(boolean trainedOnly) {
         if (linear != null) {
-            linear.refresh();
+            linear.refresh(trainedOnly);
         }
     }
 

@@ -144,9 +144,9 @@ public final class RankingHead implements AutoCloseable {
         return x.columns(number * width, (number + 1) * width);
     }
 
-    void refresh() {
-        gateUp.refresh();
-        down.refresh();
+    void refresh(boolean trainedOnly) {
+        gateUp.refresh(trainedOnly);
+        down.refresh(trainedOnly);
     }
 
     @Override

@@ -184,8 +184,8 @@ public final class UserLlm implements AutoCloseable {
         transformer.pack();
     }
 
-    void refresh() {
-        transformer.refresh();
+    void refresh(boolean trainedOnly) {
+        transformer.refresh(trainedOnly);
     }
 
     @Override

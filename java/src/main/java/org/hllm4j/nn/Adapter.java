@@ -48,8 +48,8 @@ final class Adapter implements AutoCloseable {
     }
 
     void refresh() {
-        down.refresh();
-        up.refresh();
+        down.refresh(true);
+        up.refresh(true);
     }
 
     @Override

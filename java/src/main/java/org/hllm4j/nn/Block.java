@@ -420,8 +420,8 @@ final class Block implements AutoCloseable {
         linears().forEach(Linear::pack);
     }
 
-    void refresh() {
-        linears().forEach(Linear::refresh);
+    void refresh(boolean trainedOnly) {
+        linears().forEach(linear -> linear.refresh(trainedOnly));
     }
 
     @Override

@@ -86,9 +86,11 @@ public final class Linear implements AutoCloseable {
         return parameter.value().size(0);
     }
 
-    /** Takes over the parameter's values after they were written. */
-    public void refresh() {
-        weight.refresh();
+    /** Takes over the parameter's values after they were written; {@code trainedOnly}: by an optimiser. */
+    public void refresh(boolean trainedOnly) {
+        if (parameter.trainable() || !trainedOnly) {
+            weight.refresh();
+        }
         if (adapter != null) {
             adapter.refresh();
         }

@@ -85,7 +85,9 @@ public final class Parameters implements AutoCloseable {
 
         /** Matrices that one product computes, which stay as they are, and one adapter for them all, which is trained. */
         public Layout adapted(TensorGroup tensors, Lora lora) {
-            long most = Math.min(tensors.columns(), tensors.rows().stream().mapToLong(Long::longValue).sum());
+            long most = Math.min(
+                    tensors.columns(),
+                    tensors.rows().stream().mapToLong(Long::longValue).sum());
             if (lora.rank() > most) {
                 throw new HllmException("adapters of rank " + lora.rank() + " are larger than "
                         + tensors.names().getFirst() + " itself, which has rank " + most + " at most");
@@ -172,7 +174,10 @@ public final class Parameters implements AutoCloseable {
         long end = begin + Arrays.stream(shape).reduce(1, Math::multiplyExact);
         used = align(end);
         return new Parameter(
-                name, values.rows(begin, end).reshape(shape), gradients.rows(begin, end).reshape(shape), null);
+                name,
+                values.rows(begin, end).reshape(shape),
+                gradients.rows(begin, end).reshape(shape),
+                null);
     }
 
     private void split(TensorGroup tensors, Parameter whole) {

@@ -202,9 +202,9 @@ public final class Transformer implements AutoCloseable {
         return window;
     }
 
-    /** Takes over parameter values that were written. */
-    public void refresh() {
-        blocks.forEach(Block::refresh);
+    /** Takes over parameter values that were written; {@code trainedOnly}: by an optimiser. */
+    public void refresh(boolean trainedOnly) {
+        blocks.forEach(block -> block.refresh(trainedOnly));
     }
 
     @Override

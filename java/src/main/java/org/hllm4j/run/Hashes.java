@@ -10,6 +10,7 @@ import java.nio.file.Path;
 import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
 import java.util.HexFormat;
+import java.util.zip.CRC32C;
 import org.hllm4j.HllmException;
 import org.hllm4j.data.Catalogue;
 import org.hllm4j.engine.Tensor;
@@ -47,27 +48,31 @@ public final class Hashes {
         return HexFormat.of().formatHex(digest.digest());
     }
 
-    /** Of a model's values that no training changes, as float32, with their names. */
+    /**
+     * Of a model's values that no training changes, as float32: of each parameter's name and checksum, which is a matter of
+     * seconds for billions of values.
+     */
     public static String ofFrozen(Parameters parameters) {
         MessageDigest digest = digest();
         ByteBuffer chunk = ByteBuffer.allocateDirect(1 << 20).order(ByteOrder.nativeOrder());
         for (Parameter parameter : parameters.all()) {
             if (!parameter.trainable()) {
-                digest.update(parameter.name().getBytes(StandardCharsets.UTF_8));
-                parameters.read(parameter.bare(), values -> update(digest, values, chunk));
+                CRC32C sum = new CRC32C();
+                parameters.read(parameter.bare(), values -> update(sum, values, chunk));
+                digest.update((parameter.name() + "=" + sum.getValue() + "\n").getBytes(StandardCharsets.UTF_8));
             }
         }
         return HexFormat.of().formatHex(digest.digest());
     }
 
-    private static void update(MessageDigest digest, Tensor values, ByteBuffer chunk) {
+    private static void update(CRC32C sum, Tensor values, ByteBuffer chunk) {
         Tensor flat = values.reshape(values.elements());
         int most = chunk.capacity() / Float.BYTES;
         for (long at = 0; at < flat.elements(); at += most) {
             int count = (int) Math.min(most, flat.elements() - at);
             chunk.clear().limit(count * Float.BYTES);
             flat.read(at, chunk.asFloatBuffer());
-            digest.update(chunk);
+            sum.update(chunk);
         }
     }
 

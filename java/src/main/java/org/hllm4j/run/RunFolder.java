@@ -187,9 +187,8 @@ public final class RunFolder {
         boolean item = side == Hllm.Side.ITEM;
         ModelConfig config = (item ? model.config().item() : model.config().user()).withTieWordEmbeddings(true);
         String prefix = item ? ITEM : USER;
-        List<Parameter> own = new ArrayList<>(model.of(side).stream()
-                .filter(p -> p.name().startsWith(prefix))
-                .toList());
+        List<Parameter> own = new ArrayList<>(
+                model.of(side).stream().filter(p -> p.name().startsWith(prefix)).toList());
         if (item) {
             write(folder.resolve("model.safetensors"), model.parameters(), own, prefix);
         } else {

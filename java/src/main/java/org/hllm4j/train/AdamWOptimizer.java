@@ -66,7 +66,7 @@ public final class AdamWOptimizer implements AutoCloseable {
                 gradients,
                 moment1,
                 moment2));
-        model.refresh();
+        model.refreshTrained();
         return found;
     }
 

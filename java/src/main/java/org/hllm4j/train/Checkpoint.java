@@ -60,12 +60,18 @@ record Checkpoint(long step, double best, int bestEpoch, String options, String 
         List<TensorInfo> infos = new ArrayList<>();
         tensors(model, optimizer).forEach((name, t) -> infos.add(new TensorInfo(name, StoredType.F32, t.shape())));
         Map<String, String> meta = Map.of(
-                "step", Long.toString(step),
-                "best", Double.toString(best),
-                "best_epoch", Integer.toString(bestEpoch),
-                "options", options,
-                "frozen", frozen,
-                "environment", environment);
+                "step",
+                Long.toString(step),
+                "best",
+                Double.toString(best),
+                "best_epoch",
+                Integer.toString(bestEpoch),
+                "options",
+                options,
+                "frozen",
+                frozen,
+                "environment",
+                environment);
         try (SafetensorsWriter writer = SafetensorsWriter.create(file(run, step), infos, meta)) {
             tensors(model, optimizer).forEach((name, tensor) -> RunFolder.append(writer, name, tensor));
         }
@@ -90,14 +96,15 @@ record Checkpoint(long step, double best, int bestEpoch, String options, String 
                                 + "those it was started with, or train into another folder");
             }
             if (!frozen.equals(meta.get("frozen"))) {
-                throw new HllmException(newest + " belongs to other start weights than those given now, on which what it"
-                        + " trained rests: the model's files were changed or replaced since. Continue with the files"
-                        + " it was started with, or train into another folder");
+                throw new HllmException(
+                        newest + " belongs to other start weights than those given now, on which what it"
+                                + " trained rests: the model's files were changed or replaced since. Continue with the files"
+                                + " it was started with, or train into another folder");
             }
             tensors(model, optimizer).forEach((name, tensor) -> RunFolder.read(file, name, tensor));
             long step = Long.parseLong(meta.get("step"));
             optimizer.steps(step);
-            model.refresh();
+            model.refreshTrained();
             return new Checkpoint(
                     step,
                     Double.parseDouble(meta.get("best")),

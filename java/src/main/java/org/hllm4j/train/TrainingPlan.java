@@ -129,8 +129,8 @@ public record TrainingPlan(
                 long finished = itemToken ? pack.leaves() : pack.rows();
                 // With several chunks, each is encoded a second time, for its backward.
                 int again = chunks.size() == 1 ? 0 : 1;
-                items = items.besides(of(
-                        config.item(), pack.rows(), finished, bytes, passes(trained.itemLora() == null) + again));
+                items = items.besides(
+                        of(config.item(), pack.rows(), finished, bytes, passes(trained.itemLora() == null) + again));
             }
             return new Activations(
                             users.kept + items.kept,

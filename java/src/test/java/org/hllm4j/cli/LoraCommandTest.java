@@ -69,7 +69,8 @@ class LoraCommandTest {
         ok("export", items(), List.of("--run", run, "--out", exported));
         Path model = run.resolve(new RunFolder(run).manifest().modelFolder());
         try (Safetensors before = Safetensors.open(moved.resolve(WEIGHTS));
-                Safetensors after = Safetensors.open(exported.resolve("item_llm").resolve(WEIGHTS));
+                Safetensors after =
+                        Safetensors.open(exported.resolve("item_llm").resolve(WEIGHTS));
                 Safetensors rest = Safetensors.open(model.resolve("hllm.safetensors"))) {
             int products = 0;
             for (String name : before.names()) {

@@ -49,7 +49,7 @@ class AdapterTest {
                 context.ops().convert(whole.value(), tensor(workspace, w, outputs, inputs));
                 adapter.down().value().write(down);
                 adapter.up().value().write(up);
-                linear.refresh();
+                linear.refresh(false);
 
                 double[] merged = widened(w);
                 add(merged, scale, up, down, outputs, rank, inputs);
@@ -112,10 +112,11 @@ class AdapterTest {
             whole.adapter().up().value().write(up);
             Parameter part = whole.rows(4, 9);
             assertArrayEquals(
-                    Arrays.copyOfRange(up, 8, 18),
-                    part.adapter().up().value().toFloats());
+                    Arrays.copyOfRange(up, 8, 18), part.adapter().up().value().toFloats());
             assertArrayEquals(new long[] {2, 6}, part.adapter().down().value().shape());
-            assertEquals(List.of("a", "b"), parameters.all().stream().map(Parameter::name).toList());
+            assertEquals(
+                    List.of("a", "b"),
+                    parameters.all().stream().map(Parameter::name).toList());
             assertEquals(1, parameters.adapters().size());
             assertEquals(2 * 6 + 4 + 9 * 2 + 14, layout.trainableElements()); // each from a cache line on
             assertEquals(54, layout.frozenElements());
@@ -124,8 +125,8 @@ class AdapterTest {
 
     @Test
     void aRankBeyondTheMatrixIsRefused() {
-        HllmException refused = assertThrows(
-                HllmException.class, () -> new Parameters.Layout().adapted(two(6, 9), new Lora(7, 4)));
+        HllmException refused =
+                assertThrows(HllmException.class, () -> new Parameters.Layout().adapted(two(6, 9), new Lora(7, 4)));
         assertTrue(refused.getMessage().contains("rank 7"), refused.getMessage());
     }
 

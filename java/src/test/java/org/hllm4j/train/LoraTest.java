@@ -25,8 +25,8 @@ import org.hllm4j.model.CatalogueEncoder;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.model.HllmConfig;
 import org.hllm4j.model.Pooling;
-import org.hllm4j.nn.LowRank;
 import org.hllm4j.nn.Lora;
+import org.hllm4j.nn.LowRank;
 import org.hllm4j.nn.Parameter;
 import org.hllm4j.run.Hashes;
 import org.hllm4j.run.Origin;
@@ -134,7 +134,8 @@ class LoraTest {
                     for (Parameter parameter : whole.parameters().all()) {
                         Parameter of = model.parameters().fused(parameter.name());
                         if (of != null && of.adapter() != null) {
-                            Tensor dw = whole.parameters().fused(parameter.name()).gradient();
+                            Tensor dw =
+                                    whole.parameters().fused(parameter.name()).gradient();
                             compare(of, dw.toFloats(), tolerance);
                             compared++;
                         }
@@ -277,15 +278,16 @@ class LoraTest {
             assertEquals(List.of(Hllm.ITEM_TOKEN, Hllm.LOGIT_SCALE), trained);
             for (LowRank adapter : model.parameters().adapters()) {
                 float[] up = adapter.up().value().toFloats();
-                assertTrue(Tiny.relativeError(up, new float[up.length]) > 0, adapter.up().name() + " was trained");
+                assertTrue(
+                        Tiny.relativeError(up, new float[up.length]) > 0,
+                        adapter.up().name() + " was trained");
             }
         }
     }
 
     private static float[] values(Hllm model, String name) {
         float[][] found = new float[1][];
-        model.parameters()
-                .read(model.parameters().get(name).bare(), values -> found[0] = values.toFloats());
+        model.parameters().read(model.parameters().get(name).bare(), values -> found[0] = values.toFloats());
         return found[0];
     }
 
@@ -310,7 +312,10 @@ class LoraTest {
                 near("item vectors", expected.toFloats(), found.toFloats(), 1e-5);
                 assertTrue(Tiny.relativeError(before.toFloats(), found.toFloats()) > 1e-2, "nothing was trained");
                 try (GenerativeStep step = new GenerativeStep(loaded, data.tokens(), 1000, 0.99f, null)) {
-                    assertEquals(step(model, 1000).loss(), step.run(SEQUENCES, NEGATIVES).loss(), 1e-4);
+                    assertEquals(
+                            step(model, 1000).loss(),
+                            step.run(SEQUENCES, NEGATIVES).loss(),
+                            1e-4);
                 }
             }
         }
@@ -353,7 +358,8 @@ class LoraTest {
                 float[] before = model.parameters().values().toFloats();
                 fit(model, trained.toString(), OPTIONS, new ArrayList<>(), -1);
                 assertEquals(below, Hashes.ofFrozen(model.parameters()));
-                assertTrue(Tiny.relativeError(before, model.parameters().values().toFloats()) > 0);
+                assertTrue(
+                        Tiny.relativeError(before, model.parameters().values().toFloats()) > 0);
             }
         }
         assertThrows(IllegalArgumentException.class, () -> new Hllm.Trained(true, false).withLora(null, lora));
