@@ -71,6 +71,13 @@ class DeviceEndToEndTest {
         ok("evaluate", data, "--run", run, "--dtype", "f32", "--json", json);
         assertEquals(ndcg, number(JsonOption.read(json), "validation", "hllm", "ndcg@200"), 0.1);
 
+        Path adapted = folder.resolve("adapted");
+        List<?> llm = List.of("--llm", world.llm(), "--text-keys", "title,tag");
+        ok("train", data, "--out", adapted, "--user-lora", 4, "--item-lora", 8, "--max-steps", 2, "--json", json, llm);
+        ndcg = number(JsonOption.read(json), "validation", "ndcg@200");
+        ok("evaluate", data, "--run", adapted, "--json", json);
+        assertEquals(ndcg, number(JsonOption.read(json), "validation", "hllm", "ndcg@200"), 0.05);
+
         Ran recommended = ok("recommend", items, "--run", run, "--history", "i1,i2", "-k", 3);
         long shown = recommended.out().lines().filter(l -> l.contains("Story")).count();
         assertEquals(2 + 3, shown, recommended.out()); // the history, and what comes next
@@ -83,7 +90,13 @@ class DeviceEndToEndTest {
     private static Ran ok(String command, List<?> options, Object... more) {
         List<Object> arguments = new ArrayList<>(options);
         arguments.addFirst(command);
-        arguments.addAll(Arrays.asList(more));
+        Arrays.asList(more).forEach(argument -> {
+            if (argument instanceof List<?> several) {
+                arguments.addAll(several);
+            } else {
+                arguments.add(argument);
+            }
+        });
         Ran ran = run(arguments.toArray());
         assertEquals(Main.OK, ran.code(), ran.err());
         return ran;

@@ -49,7 +49,7 @@ class GoldenTest {
     private static final float LR = 1e-3f;
 
     /** Where and in what is computed. */
-    private record Setting(String device, DType dtype) {
+    record Setting(String device, DType dtype) {
         static final List<Setting> ALL = List.of(
                 new Setting("cpu", DType.F32),
                 new Setting("cuda-emulated", DType.F32),
