@@ -18,8 +18,9 @@ import org.hllm4j.weights.TensorGroup;
 import org.hllm4j.weights.TensorGroup.Kind;
 
 /**
- * All parameters of a model in flat buffers: one of what is trained, adapters included, one of its gradients, so that the gradient norm, the
- * optimiser and a checkpoint are one call each; and one or two of what is frozen. Owns the buffers.
+ * All parameters of a model in flat buffers: one of what is trained, adapters included, one of its gradients, so that the
+ * gradient norm, the optimiser and a checkpoint are one call each; and one for each group of what is frozen. Owns the
+ * buffers.
  *
  * <p>Matrices that are computed as one product (q, k, v; gate, up) lie one after the other and are also known as one: see
  * {@link #fused}.
@@ -85,14 +86,13 @@ public final class Parameters implements AutoCloseable {
 
         /** Matrices that one product computes, which stay as they are, and one adapter for them all, which is trained. */
         public Layout adapted(TensorGroup tensors, Lora lora) {
-            long most = Math.min(
-                    tensors.columns(),
-                    tensors.rows().stream().mapToLong(Long::longValue).sum());
+            Declared group = new Declared(tensors, false, lora);
+            long most = Math.min(tensors.columns(), group.rows());
             if (lora.rank() > most) {
                 throw new HllmException("adapters of rank " + lora.rank() + " are larger than "
                         + tensors.names().getFirst() + " itself, which has rank " + most + " at most");
             }
-            groups.add(new Declared(tensors, false, lora));
+            groups.add(group);
             return this;
         }
 

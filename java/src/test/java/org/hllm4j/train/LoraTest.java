@@ -108,8 +108,9 @@ class LoraTest {
         return model;
     }
 
+    /** Without the cosine's threshold, on either side of which rounding could put a negative. */
     private GenerativeStep.Result step(Hllm model, int maxRows) {
-        try (GenerativeStep step = new GenerativeStep(model, data.tokens(), maxRows, 0.99f, null)) {
+        try (GenerativeStep step = new GenerativeStep(model, data.tokens(), maxRows, 2, null)) {
             model.context().ops().fill(model.parameters().gradients(), 0);
             return step.run(SEQUENCES, NEGATIVES);
         }
@@ -137,7 +138,7 @@ class LoraTest {
                 for (int maxRows : new int[] {1000, 20}) {
                     model.recompute(maxRows == 20);
                     boolean rounds = storage == DType.BF16 || setting.dtype() == DType.BF16;
-                    assertEquals(loss, step(model, maxRows).loss(), rounds ? 0.3 : 1e-4);
+                    assertEquals(loss, step(model, maxRows).loss(), rounds ? 0.1 : 1e-4);
                     int compared = 0;
                     for (Parameter parameter : oracle.parameters().all()) {
                         Parameter of = model.parameters().fused(parameter.name());
@@ -329,7 +330,7 @@ class LoraTest {
                 assertTrue(loaded.parameters().adapters().isEmpty());
                 near("item vectors", expected.toFloats(), found.toFloats(), 1e-5);
                 assertTrue(Tiny.relativeError(before.toFloats(), found.toFloats()) > 1e-2, "nothing was trained");
-                try (GenerativeStep step = new GenerativeStep(loaded, data.tokens(), 1000, 0.99f, null)) {
+                try (GenerativeStep step = new GenerativeStep(loaded, data.tokens(), 1000, 2, null)) {
                     assertEquals(
                             step(model, 1000).loss(),
                             step.run(SEQUENCES, NEGATIVES).loss(),
