@@ -86,7 +86,7 @@ class TrainingPlanTest {
     private static long modelBytes(Start start) {
         try (Context context = Context.open("cpu", DType.F32);
                 Hllm model = start.model(context);
-                AdamWOptimizer optimizer = new AdamWOptimizer(model, 0, 1)) {
+                AdamWOptimizer _ = new AdamWOptimizer(model, 0, 1)) {
             return Context.liveBytes("cpu");
         }
     }
