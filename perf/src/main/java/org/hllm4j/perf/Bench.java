@@ -209,7 +209,8 @@ public final class Bench implements Callable<Integer> {
 
     @Command(
             name = "report",
-            description = "Makes one report of the rows of a history; of a row measured several times, the last.",
+            description =
+                    "Makes one report of the rows of a history; of a row measured several times on a processor, the last.",
             mixinStandardHelpOptions = true)
     int report(
             @Option(names = "--from", required = true, paramLabel = "FILE", description = "JSON lines of earlier runs.")

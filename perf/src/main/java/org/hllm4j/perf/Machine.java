@@ -44,6 +44,11 @@ record Machine(
                 card == null ? null : card.text());
     }
 
+    /** What rows are of: the card, or the processor. */
+    String processor() {
+        return gpu == null ? cpu : gpu;
+    }
+
     /** Whether others compute here too, so that times mean little. */
     boolean busy() {
         return load > 0.3 * cores;

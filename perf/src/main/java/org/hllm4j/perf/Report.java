@@ -48,6 +48,13 @@ record Report(List<Line> lines) {
         return lines.stream().map(Line::row);
     }
 
+    /** Which processor a row is of, for reports that have rows of several. */
+    private String at(Line line) {
+        long processors =
+                lines.stream().map(l -> l.run.machine.processor()).distinct().count();
+        return processors == 1 ? "" : ", " + line.run.machine.processor();
+    }
+
     // ---- Numbers ----------------------------------------------------------------------------------------------------
 
     /** As String.format, the same in every country. */
@@ -102,10 +109,10 @@ record Report(List<Line> lines) {
                         peer.ratio(), peer.peer(), seconds, peer.pairs(), checked);
     }
 
-    /** What a row shows, in the order of {@link #COLUMNS}. */
-    private static List<String> cells(Row row) {
+    /** What a row shows, in the order of {@link #COLUMNS}; {@code at} stands behind its name. */
+    private static List<String> cells(Row row, String at) {
         return List.of(
-                row.name(),
+                row.name() + at,
                 row.size(),
                 time(row),
                 rate(row.arithmetic()),
@@ -121,7 +128,7 @@ record Report(List<Line> lines) {
 
     /** For the terminal. */
     static String line(Row row) {
-        List<String> cells = cells(row);
+        List<String> cells = cells(row, "");
         return text("%-10s %-46s %-28s", row.group(), cells.get(0), cells.get(1))
                         .stripTrailing()
                 + cells.stream()
@@ -169,27 +176,29 @@ record Report(List<Line> lines) {
                 List.of("work", "row", "against", "goal", "measured", "", "limited by"),
                 goals().stream().flatMap(this::goal)));
         plots.forEach(plot -> text.append(text("\n![%s](%s)\n", plot, plot)));
-        rows().filter(row -> row.profile() != null).forEach(row -> text.append(profile(row)));
-        rows().collect(Collectors.groupingBy(Row::group, LinkedHashMap::new, Collectors.toList()))
+        lines.stream().filter(line -> line.row.profile() != null).forEach(line -> text.append(profile(line)));
+        lines.stream()
+                .collect(Collectors.groupingBy(line -> line.row.group(), LinkedHashMap::new, Collectors.toList()))
                 .forEach((group, members) -> text.append("\n## " + group + "\n\n")
-                        .append(table(COLUMNS, members.stream().map(Report::cells))));
+                        .append(table(COLUMNS, members.stream().map(line -> cells(line.row, at(line))))));
         return text.toString();
     }
 
     private Stream<List<String>> goal(Goal goal) {
-        List<List<String>> found = rows().filter(row -> goal.of(row) != null)
-                .map(row -> {
-                    Goal.Outcome outcome = goal.of(row);
+        List<List<String>> found = lines.stream()
+                .filter(line -> goal.of(line.row) != null)
+                .map(line -> {
+                    Goal.Outcome outcome = goal.of(line.row);
                     return List.of(
                             goal.work(),
-                            row.name(),
+                            line.row.name() + at(line),
                             goal.against(),
                             goal.wanted(),
                             number(outcome.measured()) + " " + goal.measure().unit,
                             text(
                                     outcome.reached() ? "reached: %.2f x the goal" : "NOT REACHED: %.2f of the goal",
                                     outcome.margin()),
-                            outcome.reached() ? "" : Goal.limit(row));
+                            outcome.reached() ? "" : Goal.limit(line.row));
                 })
                 .toList();
         return found.isEmpty()
@@ -197,11 +206,12 @@ record Report(List<Line> lines) {
                 : found.stream();
     }
 
-    private static String profile(Row row) {
+    private String profile(Line line) {
+        Row row = line.row;
         Profile profile = row.profile();
         return text(
                         "\n## profile: %s, %s\n\n%s, outside native operations %.1f %%\n\n",
-                        row.name(), row.size(), time(profile.seconds()), 100 * profile.outside())
+                        row.name(), row.size() + at(line), time(profile.seconds()), 100 * profile.outside())
                 + table(
                         List.of("operation", "calls", "time", "share", "arithmetic"),
                         profile.ops().stream()
@@ -222,15 +232,17 @@ record Report(List<Line> lines) {
         plots.put("roofline", new BarChart("Fraction of the roofline", 1));
         plots.put("gemm", new BarChart("GEMM, gate+up of each model", 0));
         for (Goal goal : goals()) {
-            rows().map(goal::of)
-                    .filter(Objects::nonNull)
-                    .forEach(outcome ->
-                            plots.get("goals").add(outcome.goal() + ": " + outcome.row(), outcome.margin(), ""));
+            lines.stream().filter(line -> goal.of(line.row) != null).forEach(line -> {
+                Goal.Outcome outcome = goal.of(line.row);
+                plots.get("goals").add(outcome.goal() + ": " + outcome.row() + at(line), outcome.margin(), "");
+            });
         }
-        rows().forEach(row -> {
-            String label = row.name() + ", " + row.size();
+        lines.forEach(line -> {
+            Row row = line.row;
+            String label = row.name() + ", " + row.size() + at(line);
             if (row.group().equals(EmbedRows.TRIE) && !row.failed()) {
-                plots.get("trie").add(row.name(), row.useful().getFirst().value(), "");
+                plots.get("trie")
+                        .add(row.name() + at(line), row.useful().getFirst().value(), "");
             }
             if (row.peer() != null) {
                 plots.get("peer").add(label, row.peer().ratio(), "x");
@@ -295,13 +307,13 @@ record Report(List<Line> lines) {
         }
     }
 
-    /** The rows of a history; of those with the same group, name and size the last. */
+    /** The rows of a history; of those with the same processor, group, name and size the last. */
     static Report read(Path history) {
         Map<String, Line> lines = new LinkedHashMap<>();
         try {
             for (String text : Files.readAllLines(history)) {
-                Row row = JSON.readValue(text, Row.class);
-                lines.put(row.key(), new Line(JSON.readValue(text, Run.class), row));
+                Line line = new Line(JSON.readValue(text, Run.class), JSON.readValue(text, Row.class));
+                lines.put(line.run.machine.processor() + ", " + line.row.key(), line);
             }
         } catch (JsonProcessingException e) {
             throw new HllmException(history + ": a line is no row of this benchmark: " + e.getOriginalMessage(), e);

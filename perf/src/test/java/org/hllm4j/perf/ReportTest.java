@@ -114,5 +114,11 @@ class ReportTest {
         String text = merged.markdown(List.of());
         assertTrue(text.contains("| ≥ 1.70 x as fast | 3.40 x as fast | reached: 2.00 x the goal |  |"), text);
         assertTrue(text.contains("--only x") && Files.exists(folder.resolve("r-goals.svg")), text);
+
+        Machine other = new Machine("another cpu", "avx2", 2, 2, 8, "Linux", "25", "hllm 1", 0, "abc", null);
+        Report.of(new Report.Run("1970-01-03T00:00:00Z", "hllm bench", other), List.of(TRIE))
+                .append(history);
+        String both = Report.read(history).markdown(List.of());
+        assertTrue(both.contains("movies & more, a cpu |") && both.contains("movies & more, another cpu |"), both);
     }
 }
