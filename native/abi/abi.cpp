@@ -275,6 +275,13 @@ int32_t hllm_live_bytes(const char* device, int64_t* bytes) {
     });
 }
 
+int32_t hllm_memory_available(const char* device, int64_t* bytes) {
+    return guarded([&] {
+        if (!bytes) fail(HLLM_INVALID_ARGUMENT, "memory_available: bytes is NULL");
+        *bytes = backend_for(device)->memory_available();
+    });
+}
+
 int32_t hllm_memory_limit_set(const char* device, int64_t bytes) {
     return guarded([&] {
         if (bytes < 0) fail(HLLM_INVALID_ARGUMENT, "memory_limit_set: %lld bytes", static_cast<long long>(bytes));
@@ -612,7 +619,7 @@ int32_t hllm_embedding_forward(hllm_context* context, const hllm_tensor* out, co
         Call call("embedding_forward", context);
         View vo = call.out("out", out, HLLM_F32, {ANY, ANY});
         View vi = call.in("ids", ids, HLLM_I32, {vo.shape[0]});
-        View vt = call.in("table", table, HLLM_F32, {ANY, vo.shape[1]});
+        View vt = call.in("table", table, table && table->dtype == HLLM_BF16 ? HLLM_BF16 : HLLM_F32, {ANY, vo.shape[1]});
         View vs = call.optional_in("special", special, HLLM_F32, {vo.shape[1]});
         call.backend().embedding_forward(call.context(), vo, vi, vt, vs);
     });

@@ -185,6 +185,7 @@ class Backend {
 
     std::atomic<int64_t> live_bytes{0}, limit_bytes{INT64_MAX};
     virtual std::string info() const = 0;  // one line about the device
+    virtual int64_t memory_available() const = 0;
     // Whether operations take bf16 activations (View in any place that abi.cpp resolves as an activation).
     virtual bool bf16_activations() const { return false; }
     virtual int64_t max_head_width() const { return INT64_MAX; }  // of attention

@@ -3,7 +3,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -68,6 +70,41 @@ std::shared_ptr<Graph> Cpu::begin_capture(Context&) {
 std::string Cpu::info() const {
     return cpu_build_info() + ", " + std::to_string(team().size()) + " threads, " +
            std::to_string(sysconf(_SC_PHYS_PAGES) / 1024 * sysconf(_SC_PAGE_SIZE) / 1024) + " MiB of memory";
+}
+
+namespace {
+
+// The number behind a word in one of the kernel's files, or without a word at its beginning; -1 where there is none.
+int64_t number_in(const char* path, const char* word) {
+    FILE* file = std::fopen(path, "r");
+    if (!file) return -1;
+    long long number = -1;
+    char line[256], first[64];
+    if (!word && std::fscanf(file, "%lld", &number) != 1) number = -1;
+    while (word && number < 0 && std::fgets(line, sizeof line, file))
+        if (std::sscanf(line, "%63s %lld", first, &number) != 2 || std::strcmp(first, word) != 0) number = -1;
+    std::fclose(file);
+    return number;
+}
+
+// What a control group leaves; the pages of files that count in its use can be taken back.
+int64_t left_of(const char* limit, const char* use, const char* stat, const char* active, const char* inactive) {
+    const int64_t most = number_in(limit, nullptr), used = number_in(use, nullptr);
+    if (most < 0 || used < 0) return INT64_MAX;
+    const int64_t files = std::max<int64_t>(0, number_in(stat, active)) + std::max<int64_t>(0, number_in(stat, inactive));
+    return std::max<int64_t>(0, most - std::max<int64_t>(0, used - files));
+}
+
+}  // namespace
+
+int64_t Cpu::memory_available() const {
+    int64_t bytes = 1024 * number_in("/proc/meminfo", "MemAvailable:");
+    if (bytes < 0) bytes = int64_t{sysconf(_SC_AVPHYS_PAGES)} * sysconf(_SC_PAGE_SIZE);
+    return std::min({bytes,
+                     left_of("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat",
+                             "active_file", "inactive_file"),
+                     left_of("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+                             "/sys/fs/cgroup/memory/memory.stat", "total_active_file", "total_inactive_file")});
 }
 
 Backend* cpu_backend() {

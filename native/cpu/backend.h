@@ -9,6 +9,7 @@ class Cpu final : public Backend {
    public:
     const char* name() const override { return "cpu"; }
     std::string info() const override;
+    int64_t memory_available() const override;
     void* allocate(Context&, int64_t bytes) override;
     void release(void* data, void* home) override;
     void synchronize(Context&) override {}  // every operation is complete on return

@@ -75,12 +75,27 @@ void column_slices(int64_t rows, int64_t columns, const Body& body) {
     if (rows > 0) team().ranges(columns, 64, [&](int64_t begin, int64_t end, int) { body(begin, end - begin); });
 }
 
+// n consecutive elements from offset `from` of `in` to offset `to` of `out`, each of its own dtype.
+void convert_elements(const View& out, int64_t to, const View& in, int64_t from, int64_t n) {
+    const int64_t size = bytes_of(out.dtype);
+    if (out.dtype == in.dtype)
+        std::memcpy(static_cast<std::byte*>(out.data) + to * size, static_cast<const std::byte*>(in.data) + from * size,
+                    static_cast<size_t>(n * size));
+    else if (in.dtype == HLLM_BF16)
+        HLLM_DISPATCH(widen_row)(out.f32() + to, in.bf16() + from, n);
+    else
+        HLLM_DISPATCH(narrow_row)(out.bf16() + to, in.f32() + from, n);
+}
+
 // out[t] = table[ids[t]], or the special row where ids[t] < 0.
 void copy_rows(const View& out, const View& ids, const View& table, const View& special) {
     const int64_t D = out.shape[1];
     team().ranges(out.shape[0], rows_per_item(D), [&](int64_t begin, int64_t end, int) {
         for (int64_t t = begin; t < end; t++)
-            std::memcpy(out.row(t), ids.i32()[t] < 0 ? special.f32() : table.row(ids.i32()[t]), static_cast<size_t>(D) * 4);
+            if (const int64_t id = ids.i32()[t]; id < 0)
+                convert_elements(out, t * out.stride[0], special, 0, D);
+            else
+                convert_elements(out, t * out.stride[0], table, id * table.stride[0], D);
     });
 }
 
@@ -102,18 +117,6 @@ void check_segments(const char* op, const View& offsets, const View& rows, int64
             fail(HLLM_INVALID_ARGUMENT, "%s: segment %lld runs from %d to %d, expected at least one of %lld rows", op,
                  static_cast<long long>(s), offsets.i32()[s], offsets.i32()[s + 1], static_cast<long long>(rows.shape[0]));
     check_indices(op, "rows", rows, 0, limit);
-}
-
-// n consecutive elements from offset `from` of `in` to offset `to` of `out`, each of its own dtype.
-void convert_elements(const View& out, int64_t to, const View& in, int64_t from, int64_t n) {
-    const int64_t size = bytes_of(out.dtype);
-    if (out.dtype == in.dtype)
-        std::memcpy(static_cast<std::byte*>(out.data) + to * size, static_cast<const std::byte*>(in.data) + from * size,
-                    static_cast<size_t>(n * size));
-    else if (in.dtype == HLLM_BF16)
-        HLLM_DISPATCH(widen_row)(out.f32() + to, in.bf16() + from, n);
-    else
-        HLLM_DISPATCH(narrow_row)(out.bf16() + to, in.f32() + from, n);
 }
 
 }  // namespace

@@ -106,6 +106,12 @@ std::string CudaBackend::info() const {
            gemm_info() + ", " + attention_provider();
 }
 
+int64_t CudaBackend::memory_available() const {
+    size_t free = 0, total = 0;
+    check(cudaMemGetInfo(&free, &total), "memory_available");
+    return static_cast<int64_t>(free);
+}
+
 std::shared_ptr<void> CudaBackend::open(Context&) {
     auto queue = std::make_shared<Queue>(*this);
     queue->open();

@@ -10,6 +10,7 @@ class CudaBackend final : public Backend {
     CudaBackend();  // throws UNSUPPORTED where there is no usable GPU or driver
     const char* name() const override;
     std::string info() const override;
+    int64_t memory_available() const override;
     bool bf16_activations() const override { return true; }
     int64_t max_head_width() const override;
 

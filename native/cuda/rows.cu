@@ -127,11 +127,12 @@ void launch_walk(Context& context, View to, View from, Make&& make) {
 // ---- Embedding and gathering ----------------------------------------------------------------------------------------
 
 // out[t] = table[ids[t]], or the special row where ids[t] < 0.
-template <int N, class E>
+template <int N, class Out, class In>
 struct CopyRows {
     static constexpr int MAX_THREADS = BLOCK;
-    E* out;
-    const E *table, *special;
+    Out* out;
+    const In* table;
+    const Out* special;
     const int* ids;
     int64_t out_stride, table_stride, T, D;
     int table_rows;
@@ -140,22 +141,28 @@ struct CopyRows {
     HLLM_KERNEL void operator()() const {
         for_each_row_pack<N>(T, D, [&](int64_t t, int64_t i) {
             const int id = ids[t];
-            if (check.ok(static_cast<int>(t), id, special ? INT_MIN : 0, table_rows))
-                put<N>(out + t * out_stride + i, (id < 0 ? special : table + id * table_stride) + i);
+            if (!check.ok(static_cast<int>(t), id, special ? INT_MIN : 0, table_rows)) return;
+            Out* to = out + t * out_stride + i;
+            if (id < 0)
+                store(to, load<N>(special + i));
+            else
+                put<N>(to, table + id * table_stride + i);
         });
     }
 };
 
 void copy_rows(Context& context, const View& out, const View& ids, const View& table, const View& special, const char* what) {
     const int64_t T = out.shape[0], D = out.shape[1];
-    by_type(out, [&](auto type) {
-        using E = decltype(type);
+    by_types(out, table, [&](auto to, auto from) {
+        using Out = decltype(to);
+        using In = decltype(from);
+        using E = Narrower<Out, In>;
         by_width<E>(D % PACK<E> == 0 && aligned(out, table, special), [&](auto width) {
             launch_items(context, T * D / width,
-                         CopyRows<decltype(width)::value, E>{static_cast<E*>(out.data), static_cast<const E*>(table.data),
-                                                             static_cast<const E*>(special.data), ids.i32(), out.stride[0],
-                                                             table.stride[0], T, D, static_cast<int>(table.shape[0]),
-                                                             index_check(context, what)});
+                         CopyRows<decltype(width)::value, Out, In>{
+                             static_cast<Out*>(out.data), static_cast<const In*>(table.data),
+                             static_cast<const Out*>(special.data), ids.i32(), out.stride[0], table.stride[0], T, D,
+                             static_cast<int>(table.shape[0]), index_check(context, what)});
         });
     });
 }

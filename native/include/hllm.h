@@ -42,7 +42,7 @@ extern "C" {
 
 /* The major number changes when a compiled caller would break, the minor when something is added. */
 #define HLLM_ABI_MAJOR 1
-#define HLLM_ABI_MINOR 3
+#define HLLM_ABI_MINOR 4
 
 enum hllm_status {
     HLLM_OK = 0,
@@ -95,6 +95,10 @@ HLLM_API int32_t hllm_live_bytes(const char *device, int64_t *bytes);
 
 /* Refuses what would take live_bytes of a device above `bytes`: HLLM_OUT_OF_MEMORY, with sizes. 0: no limit. */
 HLLM_API int32_t hllm_memory_limit_set(const char *device, int64_t bytes);
+
+/* Bytes that the device can still give: of a GPU its free memory, on the CPU what the system calls available, or what the
+ * process's control group leaves where that is less. */
+HLLM_API int32_t hllm_memory_available(const char *device, int64_t *bytes);
 
 /* One line for people: processor or card, its memory, driver and library versions, who computes attention. Valid until the
  * thread's next call of this function. */
@@ -183,8 +187,8 @@ HLLM_API int32_t hllm_linear_backward_weight(hllm_context *context, const hllm_t
 
 /* ---- Rows ------------------------------------------------------------------------------------------------------- */
 
-/* out[t] = ids[t] >= 0 ? table[ids[t]] : special. out [T,D], ids i32 [T], table [V,D], special [D] or NULL (then every id
- * must be >= 0). An id outside the table is HLLM_INVALID_ARGUMENT. */
+/* out[t] = ids[t] >= 0 ? table[ids[t]] : special. out [T,D], ids i32 [T], table [V,D] f32 or bf16, special [D] or NULL (then
+ * every id must be >= 0). An id outside the table is HLLM_INVALID_ARGUMENT. */
 HLLM_API int32_t hllm_embedding_forward(hllm_context *context, const hllm_tensor *out, const hllm_tensor *ids,
                                         const hllm_tensor *table, const hllm_tensor *special);
 /* dtable[ids[t]] += dout[t], dspecial += dout[t] where ids[t] < 0. Both may be NULL. Added in the order of t. */

@@ -103,6 +103,10 @@ TEST_F(Abi, Supports) {
 
 TEST_F(Abi, DeviceInfoIsOneLine) {
     const char* text = nullptr;
+    int64_t available = 0;
+    HLLM_OK_OR_FAIL(hllm_memory_available(device(), &available));
+    EXPECT_LT(1 << 20, available);
+    EXPECT_EQ(HLLM_INVALID_ARGUMENT, hllm_memory_available(device(), nullptr));
     HLLM_OK_OR_FAIL(hllm_device_info(device(), &text));
     EXPECT_GT(std::strlen(text), 20u);
     EXPECT_EQ(nullptr, std::strchr(text, '\n')) << text;

@@ -32,10 +32,10 @@ public class Hllm extends Hllm$shared {
     public static int HLLM_ABI_MAJOR() {
         return HLLM_ABI_MAJOR;
     }
-    private static final int HLLM_ABI_MINOR = (int)3L;
+    private static final int HLLM_ABI_MINOR = (int)4L;
     /**
      * {@snippet lang=c :
-     * #define HLLM_ABI_MINOR 3
+     * #define HLLM_ABI_MINOR 4
      * }
      */
     public static int HLLM_ABI_MINOR() {
@@ -528,6 +528,67 @@ public class Hllm extends Hllm$shared {
         try {
             if (TRACE_DOWNCALLS) {
                 traceDowncall("hllm_memory_limit_set", device, bytes);
+            }
+            return (int)mh$.invokeExact(device, bytes);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class hllm_memory_available {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Hllm.C_INT,
+            Hllm.C_POINTER,
+            Hllm.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("hllm_memory_available");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t hllm_memory_available(const char *device, int64_t *bytes)
+     * }
+     */
+    public static FunctionDescriptor hllm_memory_available$descriptor() {
+        return hllm_memory_available.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t hllm_memory_available(const char *device, int64_t *bytes)
+     * }
+     */
+    public static MethodHandle hllm_memory_available$handle() {
+        return hllm_memory_available.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t hllm_memory_available(const char *device, int64_t *bytes)
+     * }
+     */
+    public static MemorySegment hllm_memory_available$address() {
+        return hllm_memory_available.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t hllm_memory_available(const char *device, int64_t *bytes)
+     * }
+     */
+    public static int hllm_memory_available(MemorySegment device, MemorySegment bytes) {
+        var mh$ = hllm_memory_available.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("hllm_memory_available", device, bytes);
             }
             return (int)mh$.invokeExact(device, bytes);
         } catch (Error | RuntimeException ex) {

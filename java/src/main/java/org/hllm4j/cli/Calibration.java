@@ -1,5 +1,6 @@
 package org.hllm4j.cli;
 
+import java.nio.file.Path;
 import java.util.Arrays;
 import org.hllm4j.data.Batch;
 import org.hllm4j.data.Batches;
@@ -15,6 +16,7 @@ import org.hllm4j.train.AdamWOptimizer;
 import org.hllm4j.train.GenerativeStep;
 import org.hllm4j.train.TrainOptions;
 import org.hllm4j.train.Trainer;
+import org.hllm4j.train.TrainingPlan;
 
 /**
  * How long this machine takes, measured on the real model and data.
@@ -33,6 +35,7 @@ record Calibration(double step, double epochEnd) {
      */
     static Calibration of(
             Context context, ModelStart start, TrainOptions options, Dataset data, long saving, double seconds) {
+        TrainingPlan.of(start, options, data, Path.of("."), context.activations()).requireMemory(context.device());
         Batches batches = Trainer.batches(data, options, start.maxHistory());
         try (Hllm model = start.model(context, data);
                 AdamWOptimizer optimizer = new AdamWOptimizer(model, 0, 1);

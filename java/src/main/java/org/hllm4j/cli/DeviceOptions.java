@@ -22,6 +22,7 @@ final class DeviceOptions {
 
     private int threads;
     private DType dtype;
+    private long memory;
 
     @Option(
             names = "--threads",
@@ -48,15 +49,29 @@ final class DeviceOptions {
         dtype = type;
     }
 
+    @Option(
+            names = "--memory",
+            paramLabel = "SIZE",
+            converter = Size.class,
+            description = "The memory that the device can give this, as 20g; what needs more is refused. Default: what"
+                    + " the system and the control group say is available.")
+    void memory(long bytes) {
+        if (bytes < 1) {
+            throw new ParameterException(spec.commandLine(), "--memory is 0, expected a size as 20g");
+        }
+        memory = bytes;
+    }
+
     /** Opens the device; the caller closes it. */
     Context open() {
-        useThreads();
+        apply();
         return Context.open(device, activations());
     }
 
-    /** Applies --threads, which holds for the whole process. */
-    void useThreads() {
+    /** Applies --threads and --memory, which hold for the whole process. */
+    void apply() {
         Context.threads(threads);
+        Context.assumeAvailable(memory);
     }
 
     String device() {

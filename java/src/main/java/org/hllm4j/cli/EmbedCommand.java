@@ -4,10 +4,12 @@ import java.nio.FloatBuffer;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.EnumSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.Set;
 import java.util.concurrent.CancellationException;
 import java.util.function.LongConsumer;
 import org.hllm4j.HllmException;
@@ -36,6 +38,8 @@ import picocli.CommandLine.Option;
             "begins with a quotation mark, is written as a JSON string."
         })
 final class EmbedCommand extends Subcommand {
+    private static final String LESS = "--dtype=bf16, the first layers alone (--item-layers=N), or a smaller model";
+
     @Option(names = "--llm", paramLabel = "PATH", description = "A Hugging Face folder or a GGUF file; or --run.")
     private Path llm;
 
@@ -125,8 +129,9 @@ final class EmbedCommand extends Subcommand {
         RunFolder folder = new RunFolder(run);
         Manifest manifest = folder.manifest();
         ItemVectors.Input input = input(manifest.textKeys(), folder.tokenizerJson(), run);
-        try (Hllm model = folder.load(context, device.storage())) {
-            model.pack(Hllm.Side.ITEM);
+        Set<Hllm.Side> items = EnumSet.of(Hllm.Side.ITEM);
+        folder.need(items, device.storage(), context.device()).require(context.device(), "embedding", LESS);
+        try (Hllm model = folder.load(context, device.storage(), items)) {
             return write(model, input, manifest.modelHash(), progress, interruption);
         }
     }
@@ -147,12 +152,12 @@ final class EmbedCommand extends Subcommand {
                 keys,
                 seed == null ? 1 : seed);
         ItemVectors.Input input = input(keys, start.tokenizerJson(), llm);
-        try (Hllm model = start.model(context, device.storage())) {
+        start.itemsNeed(device.storage(), context.device()).require(context.device(), "embedding", LESS);
+        try (Hllm model = start.items(context, device.storage())) {
             if (itemToken != null) {
                 model.itemToken(readVector(itemToken));
             }
             String token = itemToken == null ? "" : Hashes.of(itemToken);
-            model.pack(Hllm.Side.ITEM);
             return write(model, input, start.asMap() + token, progress, interruption);
         }
     }

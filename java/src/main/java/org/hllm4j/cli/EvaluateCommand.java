@@ -39,7 +39,7 @@ final class EvaluateCommand extends Subcommand {
         log.required();
         try (Progress progress = progress()) {
             Interactions interactions = log.read(run.catalogue(items.items));
-            device.useThreads();
+            device.apply();
             try (Recommender recommender = Recommender.open(
                     run.run(),
                     interactions.catalogue(),

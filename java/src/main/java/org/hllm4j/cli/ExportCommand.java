@@ -77,7 +77,7 @@ final class ExportCommand extends Subcommand {
         if (what.contains(What.HUGGINGFACE) || what.contains(What.CHECKPOINT)) {
             run.run().requireTexts("to export (--what vectors exports its vectors)");
         }
-        device.useThreads();
+        device.apply();
         List<String> written = new ArrayList<>();
         try (Progress progress = progress()) {
             Catalogue catalogue = run.catalogue(items.items);

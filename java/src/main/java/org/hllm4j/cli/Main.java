@@ -40,7 +40,8 @@ import picocli.CommandLine.ScopeType;
             ServeCommand.class,
             EmbedCommand.class,
             ExportCommand.class,
-            DoctorCommand.class
+            DoctorCommand.class,
+            RandomModelCommand.class
         })
 public final class Main {
     static final int OK = 0;

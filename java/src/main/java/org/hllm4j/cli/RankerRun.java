@@ -20,6 +20,7 @@ import org.hllm4j.run.RunFolder;
 import org.hllm4j.train.RankingOptions;
 import org.hllm4j.train.TrainOptions;
 import org.hllm4j.train.Trainer;
+import org.hllm4j.train.TrainingPlan;
 
 /** A ranker's training in a run folder, as {@link TrainingRun}; its summary has the metrics of the saved model too. */
 record RankerRun(RankerStart start, Fusion fusion, TrainOptions options, RankingOptions ranking, Path folder) {
@@ -30,6 +31,7 @@ record RankerRun(RankerStart start, Fusion fusion, TrainOptions options, Ranking
      * @return the summary; "finished" is false after an interruption
      */
     Map<String, Object> execute(Context context, Dataset data, Progress progress, String again) {
+        TrainingPlan.requireMemory(start, fusion, context.device());
         RunFolder run = RunFolder.create(folder);
         LabelledSequences events = ranking.events(data, start.maxHistory());
         long begin = System.nanoTime();

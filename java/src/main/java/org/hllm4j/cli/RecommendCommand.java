@@ -73,7 +73,7 @@ final class RecommendCommand extends Subcommand {
                 names.add(null);
                 histories.add(rows(catalogue));
             }
-            device.useThreads();
+            device.apply();
             try (Recommender recommender = Recommender.open(
                     run.run(),
                     catalogue,

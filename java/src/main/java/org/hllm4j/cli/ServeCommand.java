@@ -3,7 +3,6 @@ package org.hllm4j.cli;
 import java.net.InetSocketAddress;
 import java.nio.file.Path;
 import java.time.Duration;
-import java.util.Locale;
 import org.hllm4j.data.Catalogue;
 import org.hllm4j.engine.DType;
 import org.hllm4j.http.HllmServer;
@@ -17,10 +16,8 @@ import org.hllm4j.serve.ItemChanges;
 import org.hllm4j.serve.Snapshot;
 import org.hllm4j.serve.UserFeatureCache;
 import picocli.CommandLine.Command;
-import picocli.CommandLine.ITypeConverter;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Option;
-import picocli.CommandLine.TypeConversionException;
 
 @Command(
         name = "serve",
@@ -86,6 +83,13 @@ final class ServeCommand extends Subcommand {
     private long fsyncMillis = 1000;
 
     @Option(
+            names = "--add-items",
+            paramLabel = "WHEN",
+            description = "Whether items can be added by text while it serves, for which the Item LLM stays in memory:"
+                    + " yes, no, or auto, where both sides fit. Default: auto.")
+    private Snapshot.AddItems addItems = Snapshot.AddItems.AUTO;
+
+    @Option(
             names = "--cache-bytes",
             paramLabel = "SIZE",
             converter = Size.class,
@@ -137,7 +141,7 @@ final class ServeCommand extends Subcommand {
     @Override
     public Integer call() {
         HllmServer.Options options = options();
-        device.useThreads();
+        device.apply();
         Metrics metrics = new Metrics();
         try (Progress progress = progress();
                 EventLog events = EventLog.open(log, fsync());
@@ -217,8 +221,7 @@ final class ServeCommand extends Subcommand {
         Snapshot snapshot = Snapshot.open(
                 next,
                 catalogue,
-                device.device(),
-                device.storage(),
+                new Snapshot.Options(device.device(), device.storage(), addItems, cacheBytes),
                 progress.counter("items", "items", catalogue.size()));
         try {
             snapshot.apply(changes); // here, as the engine answers meanwhile
@@ -242,18 +245,5 @@ final class ServeCommand extends Subcommand {
     private static String shown(InetSocketAddress address) {
         String name = address.getAddress().getHostAddress();
         return (name.contains(":") ? "[" + name + "]" : name) + ":" + address.getPort();
-    }
-
-    /** A number of bytes, with k, m or g for powers of 1024. */
-    static final class Size implements ITypeConverter<Long> {
-        @Override
-        public Long convert(String text) {
-            if (!text.toLowerCase(Locale.ROOT).matches("[0-9]{1,15}|[0-9]{1,9}[kmg]")) {
-                throw new TypeConversionException("\"" + text + "\" is no size; expected bytes, or as 512m or 8g");
-            }
-            char last = Character.toLowerCase(text.charAt(text.length() - 1));
-            int shift = 10 * ("kmg".indexOf(last) + 1);
-            return Long.parseLong(text.replaceFirst("[A-Za-z]$", "")) << shift;
-        }
     }
 }

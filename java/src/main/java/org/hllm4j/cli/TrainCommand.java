@@ -106,7 +106,8 @@ final class TrainCommand extends Subcommand {
             Dataset data = from.dataset(log.read(Catalogue.read(items.items, from.textKeys())), null);
             TrainingPlan needs = TrainingPlan.of(from, options, data, out, device.activations());
             if (plan) {
-                out().println(text(needs));
+                device.apply();
+                out().println(text(needs, Context.availableBytes(device.device())));
                 json.write(needs.asMap());
                 return Main.OK;
             }
@@ -132,13 +133,14 @@ final class TrainCommand extends Subcommand {
         }
     }
 
-    private static String text(TrainingPlan plan) {
+    /** @param available bytes of the device's memory */
+    private static String text(TrainingPlan plan, long available) {
         return String.format(
                 Locale.ROOT,
                 """
                 Steps        %d
                 Parameters   %.1f million trained, %.1f million frozen
-                Memory       %s, and about 500 MB for Java
+                Memory       %s, and about 500 MB for Java (%s are available)
                   parameters      %s
                   gradients       %s
                   AdamW moments   %s
@@ -152,6 +154,7 @@ final class TrainCommand extends Subcommand {
                 plan.trained() / 1e6,
                 plan.frozen() / 1e6,
                 size(plan.memory()),
+                size(available),
                 size(plan.parameters() + plan.copies()),
                 size(plan.gradients()),
                 size(plan.moments()),

@@ -12,6 +12,7 @@ import org.hllm4j.run.RunFolder;
 import org.hllm4j.train.TrainListener;
 import org.hllm4j.train.TrainOptions;
 import org.hllm4j.train.Trainer;
+import org.hllm4j.train.TrainingPlan;
 
 /**
  * A training in a run folder, from its start or its last checkpoint. Its summary, {@code summary.json}, is written last:
@@ -37,6 +38,7 @@ record TrainingRun(ModelStart start, TrainOptions options, Path folder) {
      * @return the summary; "finished" is false after an interruption
      */
     Map<String, Object> execute(Context context, Dataset data, Progress progress, String again) {
+        TrainingPlan.of(start, options, data, folder, context.activations()).requireMemory(context.device());
         RunFolder run = RunFolder.create(folder);
         long begin = System.nanoTime();
         try (Interruption interruption = new Interruption("a checkpoint is written first")) {

@@ -14,6 +14,8 @@ import org.hllm4j.bindings.hllm_plan_args;
  * by whoever asked for it, ideally before the context; a buffer that outlives its context still can be closed.
  */
 public final class Context implements AutoCloseable {
+    private static volatile long assumed;
+
     private final String device;
     private final DType activations;
     private final MemorySegment handle;
@@ -128,6 +130,28 @@ public final class Context implements AutoCloseable {
             NativeException.check(Hllm.hllm_live_bytes(arena.allocateFrom(device), out), "hllm_live_bytes");
             return out.get(Hllm.C_LONG, 0);
         }
+    }
+
+    /**
+     * Bytes that a device can still give this process: of a GPU its free memory, on the CPU what the system calls available,
+     * or what the control group leaves where that is less; or what {@link #assumeAvailable} says instead.
+     */
+    public static long availableBytes(String device) {
+        if (assumed > 0) {
+            return assumed;
+        }
+        NativeLibrary.load();
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment out = arena.allocate(Hllm.C_LONG);
+            NativeException.check(
+                    Hllm.hllm_memory_available(arena.allocateFrom(device), out), "hllm_memory_available");
+            return out.get(Hllm.C_LONG, 0);
+        }
+    }
+
+    /** What {@link #availableBytes} answers from now on, in this process; 0: what there is. */
+    public static void assumeAvailable(long bytes) {
+        assumed = bytes;
     }
 
     /** What results depend on bit for bit, beside the program and its inputs: for manifests. */

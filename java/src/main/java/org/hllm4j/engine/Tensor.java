@@ -170,6 +170,16 @@ public final class Tensor implements AutoCloseable {
         context.transfer().write(buffer, position(DType.F32, firstElement, values.remaining()), values);
     }
 
+    /**
+     * Writes elements as a file holds them, at element {@code firstElement} of this contiguous tensor of the same type.
+     *
+     * @param elements the remaining bytes of a direct buffer, in the byte order of the machine; its position stays
+     */
+    public void write(long firstElement, ByteBuffer elements) {
+        long count = elements.remaining() / dtype.bytes();
+        context.transfer().write(buffer, position(dtype, firstElement, count), elements);
+    }
+
     /** Writes all elements of this contiguous i32 tensor. */
     public void write(int[] all) {
         checkFills(all.length);

@@ -7,6 +7,7 @@ import static java.lang.foreign.ValueLayout.JAVA_INT;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.FloatBuffer;
 import org.hllm4j.bindings.Hllm;
@@ -40,6 +41,10 @@ final class Transfer {
         } else {
             write(buffer, offset, host, JAVA_FLOAT_UNALIGNED.withOrder(values.order()), JAVA_FLOAT);
         }
+    }
+
+    void write(MemorySegment buffer, long offset, ByteBuffer direct) {
+        writeNative(buffer, offset, MemorySegment.ofBuffer(direct));
     }
 
     void read(MemorySegment buffer, long offset, float[] out, int from, int count) {

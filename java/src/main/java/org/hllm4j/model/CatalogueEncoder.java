@@ -13,6 +13,7 @@ import org.hllm4j.engine.Context;
 import org.hllm4j.engine.DType;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.engine.Workspace;
+import org.hllm4j.weights.TensorGroup;
 
 /**
  * Item vectors of a whole catalogue, over the token trie, in bounded memory.
@@ -29,6 +30,7 @@ public final class CatalogueEncoder {
     public static final int DEFAULT_ROWS = 2048;
 
     private static final int AHEAD = 4;
+    private static final double LARGE = 1e9; // parameters, from where on a CPU computes fewer rows at a time
 
     /** Receives the vectors of some items as they come. */
     @FunctionalInterface
@@ -53,6 +55,17 @@ public final class CatalogueEncoder {
     private record Chunk(int[] items, int[][] tokens, PackedTokens pack) {}
 
     private CatalogueEncoder() {}
+
+    /** Rows for a model: fewer of a large one on a CPU, where the first vectors would else be long in coming. */
+    public static int rows(Hllm model) {
+        if (!model.context().device().equals("cpu") || model.config().item() == null) {
+            return DEFAULT_ROWS;
+        }
+        double size = TensorGroup.of(model.config().item()).stream()
+                .mapToDouble(group -> group.rows().stream().mapToLong(Long::longValue).sum() * (double) group.columns())
+                .sum();
+        return (int) Math.min(DEFAULT_ROWS, DEFAULT_ROWS * LARGE / size);
+    }
 
     /** {@link #encode(Hllm, Iterator, int, LongConsumer, Sink)} of items whose tokens are all in memory. */
     public static long encode(Hllm model, int[][] tokens, int maxRows, LongConsumer progress, Sink sink) {

@@ -1,18 +1,25 @@
 package org.hllm4j.model;
 
+import java.nio.ByteBuffer;
 import java.nio.FloatBuffer;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.EnumSet;
 import java.util.List;
+import java.util.Locale;
+import java.util.Set;
+import java.util.function.Consumer;
 import org.hllm4j.HllmException;
 import org.hllm4j.data.Gaussian;
 import org.hllm4j.engine.Context;
 import org.hllm4j.engine.DType;
+import org.hllm4j.engine.MemoryNeed;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.nn.Lora;
 import org.hllm4j.nn.LowRank;
 import org.hllm4j.nn.Parameter;
 import org.hllm4j.nn.Parameters;
+import org.hllm4j.nn.Transformer;
 import org.hllm4j.weights.ModelConfig;
 import org.hllm4j.weights.TensorInfo;
 import org.hllm4j.weights.TensorSource;
@@ -38,7 +45,8 @@ public final class Hllm implements AutoCloseable {
         ITEM,
         USER;
 
-        String prefix() {
+        /** What the names of its LLM's parameters begin with. */
+        public String prefix() {
             return this == ITEM ? ItemLlm.PREFIX : UserLlm.PREFIX;
         }
 
@@ -59,9 +67,10 @@ public final class Hllm implements AutoCloseable {
     private final HllmConfig config;
     private final Context context;
     private final Parameters parameters;
-    private final ItemEncoder items;
-    private final UserLlm users;
+    private final ItemEncoder items; // null where that side is not there
+    private final UserLlm users; // likewise
     private final RankingHead ranker; // null without one
+    private final List<TensorSource> read = new ArrayList<>(); // files that are read in place
 
     /**
      * What is trained: gradients are kept for it.
@@ -96,31 +105,89 @@ public final class Hllm implements AutoCloseable {
 
     /** @param storage of the matrices that are not trained */
     public Hllm(Context context, HllmConfig config, Trained trained, DType storage) {
+        this(context, config, EnumSet.allOf(Side.class), trained, storage);
+    }
+
+    /** Of which nothing is trained, and these sides alone are there. */
+    public Hllm(Context context, HllmConfig config, Set<Side> sides, DType storage) {
+        this(context, config, sides, Trained.NOTHING, storage);
+    }
+
+    private Hllm(Context context, HllmConfig config, Set<Side> sides, Trained trained, DType storage) {
         this.config = config;
         this.context = context;
-        parameters = new Parameters(context, layout(config, trained), storage);
-        items = config.ids() == null
-                ? new ItemLlm(context, parameters, config)
-                : new ItemTable(context, parameters, config);
-        users = new UserLlm(context, parameters, config);
+        parameters = new Parameters(context, layout(config, sides, trained), storage);
+        items = !sides.contains(Side.ITEM)
+                ? null
+                : config.ids() == null
+                        ? new ItemLlm(context, parameters, config)
+                        : new ItemTable(context, parameters, config);
+        users = sides.contains(Side.USER) ? new UserLlm(context, parameters, config) : null;
         ranker = config.fusion() == null ? null : new RankingHead(context, parameters, config);
         parameters.get(LOGIT_SCALE).value().write(new float[] {(float) Math.log(1 / 0.07)});
     }
 
     /** All parameters; the logit scale and the projection are trained with either side. */
     public static Parameters.Layout layout(HllmConfig config, Trained trained) {
+        return layout(config, EnumSet.allOf(Side.class), trained);
+    }
+
+    private static Parameters.Layout layout(HllmConfig config, Set<Side> sides, Trained trained) {
         Parameters.Layout layout = new Parameters.Layout();
-        if (config.ids() == null) {
+        if (sides.contains(Side.ITEM) && config.ids() == null) {
             ItemLlm.declare(layout, config, trained);
-        } else {
+        } else if (sides.contains(Side.ITEM)) {
             ItemTable.declare(layout, config.ids(), config.width(), trained.item());
         }
-        UserLlm.declare(layout, config.user(), trained.user(), trained.userLora());
+        if (sides.contains(Side.USER)) {
+            UserLlm.declare(layout, config.user(), trained.user(), trained.userLora());
+        }
         layout.vector(LOGIT_SCALE, 1, trained.item() || trained.user());
         if (config.fusion() != null) {
             RankingHead.declare(layout, config.width(), config.fusion(), trained.ranker());
         }
         return layout;
+    }
+
+    /**
+     * What sides take of a device's memory that only compute, filled by {@link #loadPacked}: weights, and one pass.
+     *
+     * @param source that will be loaded; {@code dropped} is what its names lack
+     */
+    public static MemoryNeed need(
+            HllmConfig config, Set<Side> sides, DType storage, String device, TensorSource source, String dropped) {
+        MemoryNeed need = new MemoryNeed();
+        long layer = 0;
+        long row = 0;
+        for (Side side : Side.values()) {
+            if (!sides.contains(side)) {
+                continue;
+            }
+            ModelConfig llm = side.llm(config);
+            Parameters.Layout layout = layout(config, EnumSet.of(side), Trained.NOTHING);
+            boolean texts = side == Side.ITEM && config.ids() == null;
+            String words = texts ? ItemLlm.words(llm).substring(dropped.length()) : null;
+            long inPlace = texts && inPlace(device, source, words) != null
+                    ? DType.F32.bytes() * (long) llm.vocabSize() * llm.hiddenSize()
+                    : 0;
+            need.with(
+                    String.format(
+                            Locale.ROOT,
+                            "%s side, %.2f billion parameters, matrices in %s%s",
+                            side == Side.ITEM ? "item" : "user",
+                            layout.frozenElements() / 1e9,
+                            storage.name().toLowerCase(Locale.ROOT),
+                            inPlace > 0 ? ", word vectors read in their file" : ""),
+                    layout.frozenBytes(storage) - inPlace);
+            if (side == Side.USER || texts) {
+                layer = Math.max(layer, storage.bytes() * layout.matrixElements() / llm.layers());
+                row = Math.max(row, Transformer.bytesOfRow(llm, Context.activations(device, storage)));
+            }
+        }
+        return need.with("a layer that is being packed", device.equals("cpu") ? layer : 0)
+                .with(
+                        "activations of " + CatalogueEncoder.DEFAULT_ROWS + " rows",
+                        CatalogueEncoder.DEFAULT_ROWS * row);
     }
 
     /** Copies a pretrained model's tensors, under names without prefix ("layers.0..."), into one side. */
@@ -139,6 +206,79 @@ public final class Hllm implements AutoCloseable {
     public void load(TensorSource source) {
         parameters.all().forEach(parameter -> copy(parameter, source, parameter.name()));
         refresh();
+    }
+
+    /**
+     * As {@link #load(Side, TensorSource)} and {@link #pack} in one: every layer is packed as soon as it is copied, so that
+     * there are never two copies of more than one. Word vectors are not copied at all on a CPU, but read in the file, if it
+     * has them in f32 or bf16. The source is this model's from here on, which closes it.
+     */
+    public void loadPacked(Side side, TensorSource source) {
+        String prefix = side.prefix() + side.llm(config).family().stem();
+        read.add(source);
+        loadPacked(side, source, prefix);
+    }
+
+    /** The same for the sides that there are, from a run, by its own names. */
+    public void loadPacked(TensorSource source) {
+        read.add(source);
+        for (Side side : Side.values()) {
+            if (has(side)) {
+                loadPacked(side, source, "");
+            }
+        }
+        for (Parameter parameter : parameters.all()) {
+            if (Arrays.stream(Side.values()).noneMatch(side -> side.has(parameter.name()))) {
+                copy(parameter, source, parameter.name());
+            }
+        }
+        if (ranker != null) {
+            ranker.refresh(false);
+        }
+    }
+
+    /** @param dropped what the source's names lack; parameters whose names begin otherwise are left as they are */
+    private void loadPacked(Side side, TensorSource source, String dropped) {
+        List<Parameter> left = new ArrayList<>(of(side));
+        left.removeIf(parameter -> !parameter.name().startsWith(dropped));
+        if (items instanceof ItemLlm texts && side == Side.ITEM) {
+            String words = ItemLlm.words(config.item());
+            left.removeIf(parameter -> parameter.name().equals(words)
+                    && readInPlace(texts, source, parameter, words.substring(dropped.length())));
+        }
+        Consumer<String> fill = prefix -> left.removeIf(parameter -> {
+            boolean its = parameter.name().startsWith(prefix);
+            if (its) {
+                copy(parameter, source, parameter.name().substring(dropped.length()));
+            }
+            return its;
+        });
+        pack(side, fill);
+    }
+
+    private boolean readInPlace(ItemLlm texts, TensorSource source, Parameter words, String name) {
+        DType type = inPlace(context.device(), source, name);
+        if (type == null) {
+            return false;
+        }
+        checkShape(source, name, words);
+        texts.readWords(context.wrap(source.stored(name), type, words.value().shape()));
+        return true;
+    }
+
+    /** The type in which a device can read a tensor where its file has it; null: it cannot. */
+    private static DType inPlace(String device, TensorSource source, String name) {
+        DType type = elements(source.info(name));
+        return device.equals("cpu") && type != null && source.stored(name) != null ? type : null;
+    }
+
+    /** The type of a tensor's stored elements; null where they have to be converted. */
+    private static DType elements(TensorInfo info) {
+        return switch (info.type()) {
+            case F32 -> DType.F32;
+            case BF16 -> DType.BF16;
+            default -> null;
+        };
     }
 
     /** Copies all but the ranking head, which stays as it is. */
@@ -242,11 +382,13 @@ public final class Hllm implements AutoCloseable {
     }
 
     private void copy(Parameter parameter, TensorSource source, String name) {
-        TensorInfo info = source.info(name);
+        TensorInfo info = checkShape(source, name, parameter);
         Tensor value = parameter.value();
-        if (!sameShape(info.shape(), value.shape())) {
-            throw new HllmException(source.origin() + ": tensor '" + name + "' has shape "
-                    + Arrays.toString(info.shape()) + ", expected " + Arrays.toString(value.shape()));
+        ByteBuffer stored = elements(info) == value.dtype() ? source.stored(name) : null;
+        if (stored != null) {
+            value.reshape(value.elements()).write(0, stored);
+            source.unload(name);
+            return;
         }
         FloatBuffer chunk = FloatBuffer.allocate((int) Math.min(CHUNK, info.elements()));
         for (long at = 0; at < info.elements(); at += chunk.limit()) {
@@ -254,6 +396,17 @@ public final class Hllm implements AutoCloseable {
             source.read(name, at, chunk);
             write(value, at, chunk.flip());
         }
+        source.unload(name);
+    }
+
+    private static TensorInfo checkShape(TensorSource source, String name, Parameter parameter) {
+        TensorInfo info = source.info(name);
+        if (!sameShape(info.shape(), parameter.value().shape())) {
+            throw new HllmException(source.origin() + ": tensor '" + name + "' has shape "
+                    + Arrays.toString(info.shape()) + ", expected "
+                    + Arrays.toString(parameter.value().shape()));
+        }
+        return info;
     }
 
     /** Leading dimensions of 1 do not count: the official checkpoint keeps the [ITEM] token as [1, 1, D], a scalar as []. */
@@ -285,8 +438,8 @@ public final class Hllm implements AutoCloseable {
      * more arithmetic, the same bits.
      */
     public void recompute(boolean on) {
-        items.recompute(on);
-        users.recompute(on);
+        items().recompute(on);
+        users().recompute(on);
     }
 
     /**
@@ -294,11 +447,20 @@ public final class Hllm implements AutoCloseable {
      * use would make as a second copy, and no other. Their parameters can neither be read nor written from here on.
      */
     public void pack(Side side) {
+        pack(side, prefix -> {});
+    }
+
+    private void pack(Side side, Consumer<String> fill) {
         if (side == Side.ITEM) {
-            items.pack();
+            items().pack(fill);
         } else {
-            users.pack();
+            users().pack(fill);
         }
+    }
+
+    /** Whether a side is there. */
+    public boolean has(Side side) {
+        return side == Side.ITEM ? items != null : users != null;
     }
 
     public HllmConfig config() {
@@ -313,11 +475,19 @@ public final class Hllm implements AutoCloseable {
         return parameters;
     }
 
+    /** @throws HllmException where the model was made without this side */
     public ItemEncoder items() {
+        if (items == null) {
+            throw new HllmException("this model was loaded without its Item LLM: it can encode no items");
+        }
         return items;
     }
 
+    /** @throws HllmException where the model was made without this side */
     public UserLlm users() {
+        if (users == null) {
+            throw new HllmException("this model was loaded without its User LLM: it can encode no users");
+        }
         return users;
     }
 
@@ -348,8 +518,12 @@ public final class Hllm implements AutoCloseable {
     }
 
     private void refresh(boolean trainedOnly) {
-        items.refresh(trainedOnly);
-        users.refresh(trainedOnly);
+        if (items != null) {
+            items.refresh(trainedOnly);
+        }
+        if (users != null) {
+            users.refresh(trainedOnly);
+        }
         if (ranker != null) {
             ranker.refresh(trainedOnly);
         }
@@ -357,11 +531,16 @@ public final class Hllm implements AutoCloseable {
 
     @Override
     public void close() {
-        items.close();
-        users.close();
+        if (items != null) {
+            items.close();
+        }
+        if (users != null) {
+            users.close();
+        }
         if (ranker != null) {
             ranker.close();
         }
         parameters.close();
+        read.forEach(TensorSource::close);
     }
 }

@@ -1,5 +1,6 @@
 package org.hllm4j.model;
 
+import java.util.function.Consumer;
 import org.hllm4j.data.PackedTokens;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.engine.Workspace;
@@ -28,8 +29,12 @@ public interface ItemEncoder extends AutoCloseable {
     /** See {@link Hllm#recompute}. */
     void recompute(boolean on);
 
-    /** See {@link Hllm#pack}. */
-    void pack();
+    /**
+     * See {@link Hllm#pack}.
+     *
+     * @param fill see {@link org.hllm4j.nn.Transformer#pack}; told "" at the end, for what belongs to no layer
+     */
+    void pack(Consumer<String> fill);
 
     /** Takes over parameter values that were written; {@code trainedOnly}: by an optimiser. */
     void refresh(boolean trainedOnly);

@@ -1,5 +1,6 @@
 package org.hllm4j.model;
 
+import java.util.function.Consumer;
 import org.hllm4j.HllmException;
 import org.hllm4j.data.PackedTokens;
 import org.hllm4j.engine.Context;
@@ -22,7 +23,9 @@ public final class ItemLlm implements ItemEncoder {
     private final ModelConfig config;
     private final int maxTextLength;
     private final Pooling pooling;
+    private final Parameters parameters;
     private final Parameter words;
+    private Tensor readWords; // of a mapped file; null: those of the parameter
     private final Parameter itemToken; // null with mean pooling
     private final Transformer transformer;
     private final Projection projection;
@@ -31,7 +34,7 @@ public final class ItemLlm implements ItemEncoder {
     static void declare(Parameters.Layout layout, HllmConfig hllm, Hllm.Trained trained) {
         ModelConfig config = hllm.item();
         boolean words = trained.item() && trained.itemLora() == null;
-        layout.table(PREFIX + words(config), config.vocabSize(), config.hiddenSize(), words);
+        layout.table(words(config), config.vocabSize(), config.hiddenSize(), words);
         Transformer.declare(layout, PREFIX + config.family().stem(), config, trained.item(), trained.itemLora());
         if (hllm.pooling() == Pooling.TOKEN) {
             layout.vector(Hllm.ITEM_TOKEN, config.hiddenSize(), trained.item());
@@ -41,17 +44,19 @@ public final class ItemLlm implements ItemEncoder {
         }
     }
 
-    private static String words(ModelConfig config) {
-        return config.family().stem() + config.family().words();
+    /** Name of the word vectors. */
+    static String words(ModelConfig config) {
+        return PREFIX + config.family().stem() + config.family().words();
     }
 
     ItemLlm(Context context, Parameters parameters, HllmConfig hllm) {
         this.context = context;
+        this.parameters = parameters;
         config = hllm.item();
         ops = context.ops();
         maxTextLength = hllm.maxTextLength();
         pooling = hllm.pooling();
-        words = parameters.get(PREFIX + words(config));
+        words = parameters.get(words(config));
         itemToken = pooling == Pooling.TOKEN ? parameters.get(Hllm.ITEM_TOKEN) : null;
         transformer =
                 new Transformer(context, parameters, PREFIX + config.family().stem(), config, maxTextLength + 1);
@@ -119,7 +124,7 @@ public final class ItemLlm implements ItemEncoder {
                 mean ? context.of(tokens.pathOffsets()) : null,
                 mean ? context.of(tokens.pathRows()) : null);
         Tensor x = workspace.floats(tokens.rows(), config.hiddenSize());
-        ops.embeddingForward(x, pass.ids, words.value(), mean ? null : itemToken.value());
+        ops.embeddingForward(x, pass.ids, readWords == null ? words.value() : readWords, mean ? null : itemToken.value());
         pass.states = transformer.forward(workspace, x, pass.packing, save && transformer.trains());
         Tensor pooled = pass.states.output();
         if (mean) {
@@ -128,6 +133,12 @@ public final class ItemLlm implements ItemEncoder {
         }
         pass.projected = projection.forward(workspace, pooled);
         return pass;
+    }
+
+    /** Reads word vectors where they are, f32 or bf16 [V, D], instead of a parameter, which is gone from here on. Owns them. */
+    void readWords(Tensor table) {
+        parameters.release(words.name());
+        readWords = table;
     }
 
     /** Uploads a pack's plans; with {@code tail} only its leaves are wanted from the last layer. */
@@ -179,8 +190,10 @@ public final class ItemLlm implements ItemEncoder {
     }
 
     @Override
-    public void pack() {
-        transformer.pack();
+    public void pack(Consumer<String> fill) {
+        transformer.pack(fill);
+        fill.accept("");
+        projection.refresh(false);
     }
 
     @Override
@@ -193,5 +206,8 @@ public final class ItemLlm implements ItemEncoder {
     public void close() {
         transformer.close();
         projection.close();
+        if (readWords != null) {
+            readWords.close();
+        }
     }
 }

@@ -1,5 +1,6 @@
 package org.hllm4j.model;
 
+import java.util.function.Consumer;
 import org.hllm4j.HllmException;
 import org.hllm4j.data.PackedTokens;
 import org.hllm4j.engine.Context;
@@ -79,8 +80,9 @@ public final class ItemTable implements ItemEncoder {
     }
 
     @Override
-    public void pack() {
-        // a look-up needs its rows as they are
+    public void pack(Consumer<String> fill) {
+        fill.accept(""); // a look-up needs its rows as they are
+        projection.refresh(false);
     }
 
     @Override

@@ -2,6 +2,7 @@ package org.hllm4j.model;
 
 import java.util.Arrays;
 import java.util.List;
+import java.util.function.Consumer;
 import org.hllm4j.HllmException;
 import org.hllm4j.data.PackedTokens;
 import org.hllm4j.engine.Context;
@@ -180,8 +181,9 @@ public final class UserLlm implements AutoCloseable {
         transformer.recompute(on);
     }
 
-    void pack() {
-        transformer.pack();
+    void pack(Consumer<String> fill) {
+        transformer.pack(fill);
+        fill.accept("");
     }
 
     void refresh(boolean trainedOnly) {

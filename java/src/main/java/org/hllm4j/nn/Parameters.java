@@ -119,6 +119,11 @@ public final class Parameters implements AutoCloseable {
             return sum(group -> group.matrix() && !group.trainable ? group.elements() : 0);
         }
 
+        /** Bytes of what is frozen, alignment aside, with the matrices in this storage. */
+        public long frozenBytes(DType storage) {
+            return sum(group -> group.trainable ? 0 : group.elements() * (group.matrix() ? storage : DType.F32).bytes());
+        }
+
         private long sum(ToLongFunction<Declared> elements) {
             return groups.stream().mapToLong(elements).sum();
         }
@@ -242,8 +247,8 @@ public final class Parameters implements AutoCloseable {
         }
     }
 
-    /** Frees frozen matrices whose names start with {@code prefix}; from here on their tensors are refused. */
-    void release(String prefix) {
+    /** Frees frozen matrices and tables whose names start with {@code prefix}; from here on their tensors are refused. */
+    public void release(String prefix) {
         fused.forEach((name, parameter) -> {
             boolean matrix = parameter.value().rank() == 2; // norms and biases are read as they are
             if (name.startsWith(prefix) && matrix && !parameter.trainable()) {

@@ -2,8 +2,10 @@ package org.hllm4j.nn;
 
 import java.util.ArrayList;
 import java.util.List;
+import java.util.function.Consumer;
 import org.hllm4j.HllmException;
 import org.hllm4j.engine.Context;
+import org.hllm4j.engine.DType;
 import org.hllm4j.engine.Ops;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.engine.Workspace;
@@ -68,6 +70,15 @@ public final class Transformer implements AutoCloseable {
             blocks.add(new Block(context, parameters, layer(i), config, i));
         }
         norm = family.finalNorm() == null ? null : Norm.of(ops, parameters, prefix + family.finalNorm(), config);
+    }
+
+    /** Bytes of a row in the workspace of a pass that does not save: the stream, and what a layer makes of it. */
+    public static long bytesOfRow(ModelConfig config, DType activations) {
+        long wide = (long) config.heads() * config.headDim();
+        long narrow = (long) config.kvHeads() * config.headDim();
+        long d = config.hiddenSize();
+        return 2 * DType.F32.bytes() * d
+                + activations.bytes() * (2 * d + 2 * wide + 2 * narrow + 3L * config.intermediateSize());
     }
 
     /** One forward pass. {@code output} [T, D], or [I, D] with a tail, is after the final norm. */
@@ -185,9 +196,15 @@ public final class Transformer implements AutoCloseable {
         return maxPositions;
     }
 
-    /** Keeps frozen matrices in the kernels' order alone, a layer at a time: their parameters are gone from here on. */
-    public void pack() {
+    /**
+     * Keeps frozen matrices in the kernels' order alone, a layer at a time: their parameters are gone from here on.
+     *
+     * @param fill told what the names of a layer's parameters begin with, before its turn: there they may be filled
+     */
+    public void pack(Consumer<String> fill) {
         for (int i = 0; i < blocks.size(); i++) {
+            fill.accept(layer(i));
+            blocks.get(i).refresh(false);
             blocks.get(i).pack();
             parameters.release(layer(i));
         }

@@ -152,7 +152,7 @@ public final class ItemVectors {
         int width = model.config().width();
         try (Lane<Void> writing = new Lane<>("writing")) {
             long rows = CatalogueEncoder.encode(
-                    model, portions(model, tokenizer), CatalogueEncoder.DEFAULT_ROWS, null, (items, vectors) -> {
+                    model, portions(model, tokenizer), CatalogueEncoder.rows(model), null, (items, vectors) -> {
                         FloatBuffer values = FloatBuffer.wrap(vectors.toFloats());
                         if (writing.size() == WRITES) {
                             writing.take();

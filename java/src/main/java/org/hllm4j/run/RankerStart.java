@@ -9,6 +9,7 @@ import org.hllm4j.data.Interactions;
 import org.hllm4j.engine.Context;
 import org.hllm4j.model.Fusion;
 import org.hllm4j.model.Hllm;
+import org.hllm4j.nn.Parameters;
 
 /** What a ranker starts from. Its head is always new. */
 public sealed interface RankerStart {
@@ -19,6 +20,9 @@ public sealed interface RankerStart {
 
     /** Tokenises the items of a log. */
     Dataset dataset(Interactions log);
+
+    /** Its parameters, with a head. */
+    Parameters.Layout layout(Fusion fusion);
 
     /**
      * The model with its start weights; the caller closes it.
@@ -45,6 +49,11 @@ public sealed interface RankerStart {
         @Override
         public Dataset dataset(Interactions log) {
             return start.dataset(log, null);
+        }
+
+        @Override
+        public Parameters.Layout layout(Fusion fusion) {
+            return Hllm.layout(start.config().withFusion(fusion), start.adapters().on(start.freeze().trained(true)));
         }
 
         @Override
@@ -82,6 +91,11 @@ public sealed interface RankerStart {
         public Dataset dataset(Interactions log) {
             run.requireTexts("for a ranker");
             return new Dataset(log.catalogue(), log, run.tokens(log.catalogue()));
+        }
+
+        @Override
+        public Parameters.Layout layout(Fusion fusion) {
+            return Hllm.layout(run.config().withFusion(fusion), adapters.on(freeze.trained(true)));
         }
 
         @Override

@@ -10,21 +10,27 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Comparator;
+import java.util.EnumSet;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.Set;
 import java.util.TreeMap;
 import java.util.function.Consumer;
+import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.hllm4j.HllmException;
 import org.hllm4j.data.Catalogue;
+import org.hllm4j.data.Gaussian;
 import org.hllm4j.engine.Context;
 import org.hllm4j.engine.DType;
+import org.hllm4j.engine.MemoryNeed;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.model.Fusion;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.model.HllmConfig;
 import org.hllm4j.model.IdTable;
+import org.hllm4j.model.Pooling;
 import org.hllm4j.nn.Parameter;
 import org.hllm4j.nn.Parameters;
 import org.hllm4j.text.ItemText;
@@ -176,6 +182,62 @@ public final class RunFolder {
         return manifest;
     }
 
+    /**
+     * Makes a run of a model folder that lies in this one, for both sides and without training: its files become those of
+     * the User LLM too, by links.
+     *
+     * @param llm {@code model-0/item} of this folder
+     */
+    public Manifest saveUntrained(
+            Path llm, int maxTextLength, int maxHistory, List<String> textKeys, Catalogue catalogue, long seed) {
+        Path folder = llm.getParent();
+        Path user = folder.resolve("user");
+        delete(user);
+        create(user);
+        Map<String, String> sha256 = new TreeMap<>();
+        try (Stream<Path> files = Files.list(llm)) {
+            for (Path file : files.sorted().toList()) {
+                String hash = Hashes.of(file);
+                sha256.put("item/" + file.getFileName(), hash);
+                if (!file.endsWith("tokenizer.json")) {
+                    Files.createLink(user.resolve(file.getFileName()), file);
+                    sha256.put("user/" + file.getFileName(), hash);
+                }
+            }
+        } catch (IOException e) {
+            throw new HllmException(user + ": cannot be linked to the files of " + llm + ": " + e, e);
+        }
+        Path rest = folder.resolve("hllm.safetensors");
+        float[] token = new float[config(llm).hiddenSize()];
+        Gaussian.fill(seed, 0, token, 0.02f);
+        List<TensorInfo> infos = List.of(
+                new TensorInfo(Hllm.ITEM_TOKEN, StoredType.F32, new long[] {token.length}),
+                new TensorInfo(Hllm.LOGIT_SCALE, StoredType.F32, new long[] {1}));
+        try (SafetensorsWriter writer = SafetensorsWriter.create(rest, infos, Map.of("format", "pt"))) {
+            writer.append(Hllm.ITEM_TOKEN, FloatBuffer.wrap(token));
+            writer.append(Hllm.LOGIT_SCALE, FloatBuffer.wrap(new float[] {(float) Math.log(1 / 0.07)}));
+        }
+        sha256.put("hllm.safetensors", Hashes.of(rest));
+        sha256.put("prompt", Hashes.of(ItemText.PROMPT.getBytes(StandardCharsets.UTF_8)));
+        sha256.put("ids", Hashes.of(catalogue));
+        Manifest manifest = new Manifest(
+                Manifest.SCHEMA,
+                folder.getFileName().toString(),
+                Pooling.TOKEN,
+                maxTextLength,
+                maxHistory,
+                null,
+                textKeys,
+                catalogue.size(),
+                null,
+                sha256,
+                Map.of("model", "hllm"),
+                Map.of(),
+                Map.of());
+        write(manifest);
+        return manifest;
+    }
+
     /** Replaces the manifest by one with other metrics. */
     public void write(Manifest manifest) {
         PendingFile.write(manifestFile(), manifest.toJson());
@@ -246,6 +308,40 @@ public final class RunFolder {
         return filled(model, model::load);
     }
 
+    /** Loads sides of the run's model that will only compute, see {@link Hllm#loadPacked}. The caller closes it. */
+    public Hllm load(Context context, DType storage, Set<Hllm.Side> sides) {
+        Manifest manifest = manifest();
+        verify(manifest, sides);
+        HllmConfig config = config(manifest);
+        RunTensors tensors = tensors(manifest, config);
+        Hllm model = null;
+        try {
+            model = new Hllm(context, config, sides, storage);
+            model.loadPacked(tensors);
+            return model;
+        } catch (RuntimeException e) {
+            if (model != null) {
+                model.close();
+            }
+            tensors.close();
+            throw e;
+        }
+    }
+
+    /** D, the width of item and user vectors. */
+    public int width() {
+        return config(manifest()).width();
+    }
+
+    /** What {@link #load(Context, DType, Set)} and one pass take of a device's memory. */
+    public MemoryNeed need(Set<Hllm.Side> sides, DType storage, String device) {
+        Manifest manifest = manifest();
+        HllmConfig config = config(manifest);
+        try (RunTensors tensors = tensors(manifest, config)) {
+            return Hllm.need(config, sides, storage, device, tensors, "");
+        }
+    }
+
     /** Loads the run's two sides into a model that has a ranking head to be trained. The caller closes it. */
     public Hllm loadForRanking(Context context, Fusion fusion, Hllm.Trained trained) {
         Hllm model = new Hllm(context, config().withFusion(fusion), trained, DType.F32);
@@ -253,12 +349,8 @@ public final class RunFolder {
     }
 
     private Hllm filled(Hllm model, Consumer<TensorSource> load) {
-        Path folder = modelFolder(manifest());
-        boolean byId = model.config().ids() != null;
-        try (Safetensors item = byId ? null : Safetensors.open(folder.resolve("item/model.safetensors"));
-                Safetensors user = Safetensors.open(folder.resolve("user/model.safetensors"));
-                Safetensors rest = Safetensors.open(folder.resolve("hllm.safetensors"))) {
-            load.accept(new RunTensors(path.toString(), item == null ? rest : item, user, rest));
+        try (RunTensors tensors = tensors(manifest(), model.config())) {
+            load.accept(tensors);
             return model;
         } catch (RuntimeException e) {
             model.close();
@@ -266,12 +358,39 @@ public final class RunFolder {
         }
     }
 
+    /** The model's weights, mapped; the caller closes them. */
+    private RunTensors tensors(Manifest manifest, HllmConfig config) {
+        Path folder = modelFolder(manifest);
+        List<Safetensors> open = new ArrayList<>();
+        try {
+            open.add(Safetensors.open(folder.resolve("hllm.safetensors")));
+            open.add(Safetensors.openFolder(folder.resolve("user")));
+            if (config.ids() == null) {
+                open.add(Safetensors.openFolder(folder.resolve("item")));
+            }
+            return new RunTensors(
+                    path.toString(), config.ids() == null ? open.getLast() : null, open.get(1), open.getFirst());
+        } catch (RuntimeException e) {
+            open.forEach(Safetensors::close);
+            throw e;
+        }
+    }
+
     /** Shape of the run's model, whose files must be those of the manifest. */
     public HllmConfig config() {
         Manifest manifest = manifest();
+        verify(manifest, EnumSet.allOf(Hllm.Side.class));
+        return config(manifest);
+    }
+
+    /** Fails where a file that these sides need is not the manifest's. */
+    private void verify(Manifest manifest, Set<Hllm.Side> sides) {
         Path folder = modelFolder(manifest);
+        Set<String> left = EnumSet.complementOf(EnumSet.copyOf(sides)).stream()
+                .map(side -> side.name().toLowerCase(Locale.ROOT) + "/model")
+                .collect(Collectors.toSet());
         manifest.sha256().forEach((name, expected) -> {
-            if (name.equals("prompt") || name.equals("ids")) {
+            if (name.equals("prompt") || name.equals("ids") || left.stream().anyMatch(name::startsWith)) {
                 return;
             }
             Path file = folder.resolve(name);
@@ -280,6 +399,10 @@ public final class RunFolder {
                         + ": it is not the file that manifest.json describes. Train again, or restore the folder");
             }
         });
+    }
+
+    private HllmConfig config(Manifest manifest) {
+        Path folder = modelFolder(manifest);
         if (manifest.idWidth() != null) {
             return new HllmConfig(
                     new IdTable(manifest.items(), manifest.idWidth()),

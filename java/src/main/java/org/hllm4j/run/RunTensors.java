@@ -1,12 +1,17 @@
 package org.hllm4j.run;
 
+import java.nio.ByteBuffer;
 import java.nio.FloatBuffer;
 import java.util.HashSet;
 import java.util.Set;
 import org.hllm4j.weights.TensorInfo;
 import org.hllm4j.weights.TensorSource;
 
-/** A run's three weight files under the names of the official checkpoint. Does not own the files. */
+/**
+ * A run's weight files under the names of the official checkpoint. Owns the files.
+ *
+ * @param item null where items are known by their ids
+ */
 record RunTensors(String origin, TensorSource item, TensorSource user, TensorSource rest) implements TensorSource {
     private static final String ITEM = "item_llm.";
     private static final String USER = "user_llm.";
@@ -14,7 +19,9 @@ record RunTensors(String origin, TensorSource item, TensorSource user, TensorSou
     @Override
     public Set<String> names() {
         Set<String> names = new HashSet<>(rest.names());
-        item.names().forEach(n -> names.add(ITEM + n));
+        if (item != null) {
+            item.names().forEach(n -> names.add(ITEM + n));
+        }
         user.names().forEach(n -> names.add(USER + n));
         return names;
     }
@@ -29,8 +36,18 @@ record RunTensors(String origin, TensorSource item, TensorSource user, TensorSou
         of(name).read(bare(name), first, out);
     }
 
+    @Override
+    public ByteBuffer stored(String name) {
+        return of(name).stored(bare(name));
+    }
+
+    @Override
+    public void unload(String name) {
+        of(name).unload(bare(name));
+    }
+
     private TensorSource of(String name) {
-        return name.startsWith(ITEM) ? item : name.startsWith(USER) ? user : rest;
+        return name.startsWith(ITEM) && item != null ? item : name.startsWith(USER) ? user : rest;
     }
 
     private String bare(String name) {
@@ -39,6 +56,10 @@ record RunTensors(String origin, TensorSource item, TensorSource user, TensorSou
 
     @Override
     public void close() {
-        // the files are their opener's
+        if (item != null) {
+            item.close();
+        }
+        user.close();
+        rest.close();
     }
 }

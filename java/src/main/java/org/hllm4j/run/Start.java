@@ -6,6 +6,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.EnumSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
@@ -18,6 +19,7 @@ import org.hllm4j.data.Interactions;
 import org.hllm4j.data.MissingText;
 import org.hllm4j.engine.Context;
 import org.hllm4j.engine.DType;
+import org.hllm4j.engine.MemoryNeed;
 import org.hllm4j.model.Fusion;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.model.HllmConfig;
@@ -246,6 +248,35 @@ public record Start(
     /** The model for inference, with its matrices in the given storage; the caller closes it. */
     public Hllm model(Context context, DType storage) {
         return model(context, Hllm.Trained.NOTHING, storage);
+    }
+
+    /** The item side alone, pretrained, which will only compute: see {@link Hllm#loadPacked}. The caller closes it. */
+    public Hllm items(Context context, DType storage) {
+        PretrainedModel pretrained = PretrainedModel.open(itemLlm);
+        Hllm model = null;
+        try {
+            pretrained.check();
+            model = new Hllm(context, config(), EnumSet.of(Hllm.Side.ITEM), storage);
+            model.loadPacked(Hllm.Side.ITEM, pretrained.tensors());
+            model.randomiseItemToken(seed);
+            return model;
+        } catch (RuntimeException e) {
+            if (model != null) {
+                model.close();
+            }
+            pretrained.close();
+            throw e;
+        }
+    }
+
+    /** What {@link #items} and one pass take of a device's memory. */
+    public MemoryNeed itemsNeed(DType storage, String device) {
+        try (PretrainedModel pretrained = PretrainedModel.open(itemLlm)) {
+            pretrained.check();
+            HllmConfig config = config();
+            String dropped = Hllm.Side.ITEM.prefix() + config.item().family().stem();
+            return Hllm.need(config, EnumSet.of(Hllm.Side.ITEM), storage, device, pretrained.tensors(), dropped);
+        }
     }
 
     /** The model with a ranking head, which is zero yet; the caller closes it. */

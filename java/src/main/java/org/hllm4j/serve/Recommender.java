@@ -44,7 +44,8 @@ public final class Recommender implements AutoCloseable {
     /** Loads a run; see {@link Snapshot#open}. */
     public static Recommender open(
             RunFolder run, Catalogue catalogue, String device, DType storage, LongConsumer progress) {
-        return new Recommender(Snapshot.open(run, catalogue, device, storage, progress));
+        return new Recommender(Snapshot.open(
+                run, catalogue, new Snapshot.Options(device, storage, Snapshot.AddItems.NO, 0), progress));
     }
 
     /**

@@ -3,6 +3,7 @@ package org.hllm4j.serve;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collection;
+import java.util.EnumSet;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -16,6 +17,7 @@ import org.hllm4j.HllmException;
 import org.hllm4j.data.Catalogue;
 import org.hllm4j.engine.Context;
 import org.hllm4j.engine.DType;
+import org.hllm4j.engine.MemoryNeed;
 import org.hllm4j.engine.Ops;
 import org.hllm4j.engine.Tensor;
 import org.hllm4j.engine.Workspace;
@@ -37,6 +39,8 @@ import org.hllm4j.text.ItemTokenizer;
  */
 public final class Snapshot implements AutoCloseable {
     private static final System.Logger LOG = System.getLogger(Snapshot.class.getName());
+    private static final String LESS =
+            "--dtype=bf16, --add-items=no, a smaller --cache-bytes, or a model of fewer layers or less width";
     private static final int LEAST_SPARE = 256; // rows by which the tables grow
     private static final int MAX_TARGETS = 4096; // that the head sees at a time
 
@@ -70,33 +74,58 @@ public final class Snapshot implements AutoCloseable {
         context.ops().normalizeRows(normalised, table);
     }
 
+    /** Whether items can be added by their texts, for which the Item LLM stays in memory. */
+    public enum AddItems {
+        YES,
+        /** It is loaded only to encode a catalogue whose vectors are not stored, before the User LLM is. */
+        NO,
+        /** Where both fit. */
+        AUTO
+    }
+
+    /**
+     * How a snapshot is opened.
+     *
+     * @param device "cpu" or "cuda"
+     * @param storage of the matrices, F32 or BF16; on a GPU also what it computes in
+     * @param addItems whether items can be added
+     * @param beside bytes of the device's memory that will be wanted beside the model, as for a cache
+     */
+    public record Options(String device, DType storage, AddItems addItems, long beside) {}
+
+    /** {@link #open(RunFolder, Catalogue, Options, LongConsumer)} where items can be added, if that fits. */
+    public static Snapshot open(
+            RunFolder run, Catalogue catalogue, String device, DType storage, LongConsumer progress) {
+        return open(run, catalogue, new Options(device, storage, AddItems.AUTO, 0), progress);
+    }
+
     /**
      * Loads a run. Item vectors are the run's stored ones where they belong to this catalogue, else they are computed
      * from the catalogue's texts, so that new items and changed catalogues work.
      *
      * @param catalogue read with the manifest's text keys
-     * @param device "cpu" or "cuda"
-     * @param storage of the matrices, F32 or BF16; on a GPU also what it computes in
      * @param progress told how many items are encoded; may be null
+     * @throws HllmException where it does not fit in the device's memory, with the arithmetic
      */
-    public static Snapshot open(
-            RunFolder run, Catalogue catalogue, String device, DType storage, LongConsumer progress) {
-        Context context = Context.open(device, Context.activations(device, storage));
+    public static Snapshot open(RunFolder run, Catalogue catalogue, Options options, LongConsumer progress) {
+        DType storage = options.storage;
+        Set<Hllm.Side> sides = sides(run, catalogue, options);
+        Context context = Context.open(options.device, Context.activations(options.device, storage));
         Hllm model = null;
         Tensor table = null;
         try {
             Manifest manifest = run.manifest();
-            model = run.load(context, storage);
-            model.pack(Hllm.Side.ITEM);
-            model.pack(Hllm.Side.USER);
-            table = storage == DType.F32 ? run.loadItems(context, catalogue) : null;
+            table = run.loadItems(context, catalogue);
+            if (table == null && !sides.contains(Hllm.Side.ITEM)) {
+                Set<Hllm.Side> itemSide = EnumSet.of(Hllm.Side.ITEM);
+                need(run, catalogue, itemSide, options).require(options.device, "encoding the items", LESS);
+                try (Hllm items = run.load(context, storage, itemSide)) {
+                    table = encoded(items, run, catalogue, progress);
+                }
+            }
+            model = run.load(context, storage, sides);
             if (table == null) {
-                LOG.log(
-                        System.Logger.Level.INFO,
-                        "{0}: no stored vectors of this model, catalogue and precision; encoding {1} items",
-                        run.path(),
-                        catalogue.size());
-                table = CatalogueEncoder.table(model, run.tokens(catalogue), CatalogueEncoder.DEFAULT_ROWS, progress);
+                table = encoded(model, run, catalogue, progress);
             }
             return new Snapshot(run, manifest, context, catalogue, model, table);
         } catch (RuntimeException e) {
@@ -109,6 +138,43 @@ public final class Snapshot implements AutoCloseable {
             context.close();
             throw e;
         }
+    }
+
+    /** What stays in memory: the user side, and the item side where it is wanted and fits. */
+    private static Set<Hllm.Side> sides(RunFolder run, Catalogue catalogue, Options options) {
+        Set<Hllm.Side> both = EnumSet.allOf(Hllm.Side.class);
+        if (options.addItems == AddItems.YES
+                || options.addItems == AddItems.AUTO
+                        && need(run, catalogue, both, options).fits(options.device)) {
+            need(run, catalogue, both, options).require(options.device, "serving with items that can be added", LESS);
+            return both;
+        }
+        Set<Hllm.Side> users = EnumSet.of(Hllm.Side.USER);
+        need(run, catalogue, users, options).require(options.device, "serving", LESS);
+        if (options.addItems == AddItems.AUTO) {
+            LOG.log(
+                    System.Logger.Level.WARNING,
+                    "{0}: both sides do not fit in memory; items cannot be added by text, as the Item LLM is not kept",
+                    run.path());
+        }
+        return users;
+    }
+
+    private static MemoryNeed need(RunFolder run, Catalogue catalogue, Set<Hllm.Side> sides, Options options) {
+        return run.need(sides, options.storage, options.device)
+                .with(
+                        "item vectors, as they are and normalised",
+                        2L * DType.F32.bytes() * catalogue.size() * run.width())
+                .with("users' keys and values", sides.contains(Hllm.Side.USER) ? options.beside : 0);
+    }
+
+    private static Tensor encoded(Hllm model, RunFolder run, Catalogue catalogue, LongConsumer progress) {
+        LOG.log(
+                System.Logger.Level.INFO,
+                "{0}: no stored vectors of this model and catalogue; encoding {1} items",
+                run.path(),
+                catalogue.size());
+        return CatalogueEncoder.table(model, run.tokens(catalogue), CatalogueEncoder.rows(model), progress);
     }
 
     // ---- Any thread -------------------------------------------------------------------------------------------------
@@ -228,6 +294,7 @@ public final class Snapshot implements AutoCloseable {
                     run.path() + ": this model knows its items by their ids; only a model of texts takes "
                             + "an item \"" + id + "\" that it was not trained on");
         }
+        requireItemSide();
         if (id.isEmpty() || fields.isEmpty() || !textKeys.containsAll(fields.keySet())) {
             throw new HllmException("item \"" + id + "\" with fields " + fields.keySet()
                     + ": expected an id, and fields among the model's text keys " + textKeys);
@@ -275,7 +342,16 @@ public final class Snapshot implements AutoCloseable {
                 && textKeys.stream().allMatch(key -> catalogue.field(row, key).equals(text.getOrDefault(key, "")));
     }
 
+    private void requireItemSide() {
+        if (!model.has(Hllm.Side.ITEM)) {
+            throw new HllmException(
+                    run.path() + ": items cannot be added by text here, as the Item LLM is not kept in memory; "
+                            + "--add-items=yes keeps it");
+        }
+    }
+
     private void add(List<Change> texts) {
+        requireItemSide();
         if (tokenizer == null) {
             tokenizer = ItemTokenizer.fromJson(run.tokenizerJson(), run.path().toString());
         }
@@ -291,7 +367,7 @@ public final class Snapshot implements AutoCloseable {
             table = grown(table, capacity);
             normalised = grown(normalised, capacity);
         }
-        CatalogueEncoder.encode(model, tokens, CatalogueEncoder.DEFAULT_ROWS, null, (items, vectors) -> {
+        CatalogueEncoder.encode(model, tokens, CatalogueEncoder.rows(model), null, (items, vectors) -> {
             for (int i = 0; i < items.length; i++) {
                 long row = first + items[i];
                 context.ops().convert(table.rows(row, row + 1), vectors.rows(i, i + 1L));

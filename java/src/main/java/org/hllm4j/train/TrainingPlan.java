@@ -4,6 +4,7 @@ import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.stream.IntStream;
 import org.hllm4j.data.Batch;
@@ -11,11 +12,14 @@ import org.hllm4j.data.Dataset;
 import org.hllm4j.data.PackedTokens;
 import org.hllm4j.data.TokenTrie;
 import org.hllm4j.engine.DType;
+import org.hllm4j.engine.MemoryNeed;
+import org.hllm4j.model.Fusion;
 import org.hllm4j.model.Hllm;
 import org.hllm4j.model.HllmConfig;
 import org.hllm4j.model.Pooling;
 import org.hllm4j.nn.Parameters;
 import org.hllm4j.run.ModelStart;
+import org.hllm4j.run.RankerStart;
 import org.hllm4j.run.RunFolder;
 import org.hllm4j.weights.ModelConfig;
 
@@ -50,6 +54,9 @@ public record TrainingPlan(
         long vectors,
         long freeBytes) {
     private static final long FLOAT = 4;
+    private static final long JAVA = 500_000_000;
+    private static final String LESS = "a smaller model, its first layers alone (--item-layers, --user-layers), a frozen"
+            + " side (--freeze), adapters (--item-lora, --user-lora), --recompute, or shorter batches (--batch-users, --max-rows)";
 
     /**
      * @param folder of the run; it need not be there yet
@@ -200,6 +207,40 @@ public record TrainingPlan(
     /** Bytes of AdamW's two moments. */
     public long moments() {
         return 2 * FLOAT * trained;
+    }
+
+    /** What it takes of the memory of a device, part by part. */
+    private MemoryNeed need(String device) {
+        return state(trained, frozen, frozenBytes)
+                .with("second copies of matrices, in the form that is multiplied with", copies)
+                .with("activations of a step", activations())
+                .with("item vectors, as they are and normalised", 2 * vectors)
+                .with("Java", device.equals("cpu") ? JAVA : 0);
+    }
+
+    /** What stays from step to step. */
+    private static MemoryNeed state(long trained, long frozen, long frozenBytes) {
+        return new MemoryNeed()
+                .with(billions(trained) + " parameters that are trained, in f32", FLOAT * trained)
+                .with(billions(frozen) + " parameters that are not", frozenBytes)
+                .with("gradients", FLOAT * trained)
+                .with("AdamW's two moments", 2 * FLOAT * trained);
+    }
+
+    private static String billions(long parameters) {
+        return String.format(Locale.ROOT, "%.2f billion", parameters / 1e9);
+    }
+
+    /** Refuses a ranker's training whose parameters and moments alone, frozen matrices in bf16, do not fit. */
+    public static void requireMemory(RankerStart start, Fusion fusion, String device) {
+        Parameters.Layout layout = start.layout(fusion);
+        state(layout.trainableElements(), layout.frozenElements(), layout.frozenBytes(DType.BF16))
+                .require(device, "training", LESS);
+    }
+
+    /** Refuses a training that does not fit in the memory of a device, with the arithmetic. */
+    public void requireMemory(String device) {
+        need(device).require(device, "training", LESS);
     }
 
     /** Bytes of native memory; the item vectors are there twice, as they are and normalised. */

@@ -185,6 +185,11 @@ public record ModelConfig(
 
     /** A {@code config.json} that transformers loads, releases before and after 5. */
     public String toJson() {
+        return toJson(StoredType.F32);
+    }
+
+    /** @param type of the weights beside it, F32 or BF16 */
+    public String toJson(StoredType type) {
         Map<String, Object> json = new LinkedHashMap<>();
         json.put("architectures", List.of(family.architecture()));
         json.put("model_type", family.modelType());
@@ -229,7 +234,7 @@ public record ModelConfig(
                 json.put("max_window_layers", 0);
             }
         }
-        json.put("torch_dtype", "float32");
+        json.put("torch_dtype", type == StoredType.BF16 ? "bfloat16" : "float32");
         return Json.write(json);
     }
 

@@ -2,6 +2,7 @@ package org.hllm4j.weights;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import java.io.IOException;
+import java.nio.ByteBuffer;
 import java.nio.FloatBuffer;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -229,6 +230,16 @@ public final class PretrainedModel implements AutoCloseable {
         @Override
         public void read(String name, long first, FloatBuffer out) {
             source.read(sourceNames.getOrDefault(name, name), first, out);
+        }
+
+        @Override
+        public ByteBuffer stored(String name) {
+            return source.stored(sourceNames.getOrDefault(name, name));
+        }
+
+        @Override
+        public void unload(String name) {
+            source.unload(sourceNames.getOrDefault(name, name));
         }
 
         @Override

@@ -78,6 +78,18 @@ public final class SafetensorsWriter extends TensorWriter {
     }
 
     /**
+     * Writes {@code model.safetensors.index.json}, which says in which file of a folder each tensor lies.
+     *
+     * @param fileOf file name by tensor name
+     * @param bytes of all tensors
+     */
+    public static void index(Path folder, Map<String, String> fileOf, long bytes) {
+        byte[] json = Json.write(Json.fields("metadata", Map.of("total_size", bytes), "weight_map", fileOf))
+                .getBytes(StandardCharsets.UTF_8);
+        PendingFile.write(folder.resolve("model.safetensors.index.json"), json);
+    }
+
+    /**
      * Starts a file of one float32 matrix [rows, columns] whose rows come in any order and across restarts.
      *
      * @param resume whether to continue {@code <target>.partial} where there is one, begun with the same shape

@@ -1,6 +1,7 @@
 package org.hllm4j.weights;
 
 import java.lang.foreign.MemorySegment;
+import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.FloatBuffer;
 import org.hllm4j.HllmException;
@@ -14,8 +15,32 @@ sealed interface StoredTensor {
 
     void read(long first, FloatBuffer out);
 
+    /** See {@link TensorSource#stored}. */
+    default ByteBuffer stored() {
+        return null;
+    }
+
+    /** See {@link TensorSource#unload}. */
+    default void unload() {}
+
     /** Row-major and without gaps. */
     record Contiguous(TensorInfo info, MemorySegment data) implements StoredTensor {
+        @Override
+        public ByteBuffer stored() {
+            StoredType type = info.type();
+            boolean plain = type.blockElements() == 1 && data.address() % type.blockBytes() == 0;
+            return plain && data.isMapped() && data.byteSize() <= Integer.MAX_VALUE
+                    ? data.asByteBuffer().order(ByteOrder.LITTLE_ENDIAN)
+                    : null;
+        }
+
+        @Override
+        public void unload() {
+            if (data.isMapped()) {
+                data.unload();
+            }
+        }
+
         @Override
         public void read(long first, FloatBuffer out) {
             StoredType type = info.type();
@@ -74,10 +99,15 @@ sealed interface StoredTensor {
      * Q or K projection of a GGUF Llama: there the rows of each head alternate between the two halves that RoPE
      * rotates together; in Hugging Face order the first half comes first.
      */
-    record HeadRows(Contiguous stored, long heads) implements StoredTensor {
+    record HeadRows(Contiguous rows, long heads) implements StoredTensor {
         @Override
         public TensorInfo info() {
-            return stored.info();
+            return rows.info();
+        }
+
+        @Override
+        public void unload() {
+            rows.unload();
         }
 
         @Override
@@ -91,7 +121,7 @@ sealed interface StoredTensor {
                 long inHead = row % headRows;
                 long storedRow = row - inHead + 2 * (inHead % (headRows / 2)) + inHead / (headRows / 2);
                 int count = (int) Math.min(columns - column, limit - out.position());
-                stored.read(storedRow * columns + column, out.limit(out.position() + count));
+                rows.read(storedRow * columns + column, out.limit(out.position() + count));
                 first += count;
             }
             out.limit(limit);

@@ -1,5 +1,6 @@
 package org.hllm4j.weights;
 
+import java.nio.ByteBuffer;
 import java.nio.FloatBuffer;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -100,6 +101,16 @@ abstract sealed class TensorFile implements TensorSource permits Safetensors, To
         } catch (IllegalStateException e) {
             throw new HllmException(origin + ": read of tensor '" + name + "' after close", e);
         }
+    }
+
+    @Override
+    public final ByteBuffer stored(String name) {
+        return find(name).stored();
+    }
+
+    @Override
+    public final void unload(String name) {
+        find(name).unload();
     }
 
     @Override

@@ -28,7 +28,7 @@ public record TensorGroup(Kind kind, List<String> names, List<Long> rows, long c
     }
 
     /** Shape of one of its tensors. */
-    long[] shape(int i) {
+    public long[] shape(int i) {
         return kind == Kind.VECTOR ? new long[] {rows.get(i)} : new long[] {rows.get(i), columns};
     }
 

@@ -11,6 +11,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.Random;
+import org.hllm4j.text.ByteTokenizer;
 import org.hllm4j.weights.SafetensorsWriter;
 import org.hllm4j.weights.StoredType;
 import org.hllm4j.weights.TensorInfo;
@@ -50,7 +51,7 @@ record TinyWorld(Path llm, Path items, Path interactions) {
         try {
             Path llm = Files.createDirectories(folder.resolve("llm"));
             Files.writeString(llm.resolve("config.json"), config());
-            Files.writeString(llm.resolve("tokenizer.json"), tokenizer());
+            Files.writeString(llm.resolve("tokenizer.json"), ByteTokenizer.json());
             weights(llm.resolve("model.safetensors"), type, random);
             return new TinyWorld(
                     llm,
@@ -125,22 +126,5 @@ record TinyWorld(Path llm, Path items, Path interactions) {
 
     private static TensorInfo tensor(String name, long... shape) {
         return new TensorInfo("model." + name, StoredType.F32, shape);
-    }
-
-    /** Byte-level without merges: the ids of a text are its UTF-8 bytes. */
-    private static String tokenizer() {
-        StringBuilder vocabulary = new StringBuilder();
-        int next = 256;
-        for (int b = 0; b < 256; b++) {
-            // GPT-2's alphabet: printable bytes are themselves, the others follow from U+0100.
-            boolean printable = b >= '!' && b <= '~' || b >= 0xa1 && b <= 0xac || b >= 0xae;
-            vocabulary.append(b == 0 ? "" : ",").append("\"\\u%04x\":%d".formatted(printable ? b : next++, b));
-        }
-        return """
-            {"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
-             "pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true},
-             "post_processor":null,"decoder":null,
-             "model":{"type":"BPE","dropout":null,"unk_token":null,"fuse_unk":false,"vocab":{%s},"merges":[]}}\
-            """.formatted(vocabulary);
     }
 }

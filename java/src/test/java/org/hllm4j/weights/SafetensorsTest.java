@@ -65,6 +65,11 @@ class SafetensorsTest {
             FloatBuffer part = FloatBuffer.allocate(3);
             source.read("matrix", 2, part);
             assertArrayEquals(new float[] {2, 3, 4}, part.array());
+            assertEquals(5, source.stored("matrix").asFloatBuffer().get(5));
+            assertEquals(0x3f80, source.stored("halves").asShortBuffer().get(1));
+            source.unload("matrix");
+            source.unload("none");
+            assertArrayEquals(new float[] {0, 1, 2, 3, 4, 5}, TestFiles.read(source, "matrix"));
         }
     }
 
