@@ -23,7 +23,7 @@ struct bf16 {
 };
 
 struct Grid {
-    int x = 1, y = 1, z = 1;  // blocks; y and z at most 65535
+    int x = 1, y = 1;  // blocks; y at most 65535
 };
 
 // The most shared memory that a block may have on every card from sm_80 to sm_90.
@@ -53,7 +53,7 @@ void launch(cudaStream_t stream, Grid grid, int threads, int shared_bytes, const
     const char* name = typeid(Kernel).name();
     if (shared_bytes > 48 * 1024)
         check(cudaFuncSetAttribute(run<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes), name);
-    run<Kernel><<<dim3(grid.x, grid.y, grid.z), threads, shared_bytes, stream>>>(kernel);
+    run<Kernel><<<dim3(grid.x, grid.y), threads, shared_bytes, stream>>>(kernel);
     check(cudaGetLastError(), name);
 }
 
@@ -63,10 +63,7 @@ HLLM_DEVICE int lane() { return threadIdx.x % 32; }
 HLLM_DEVICE int warp() { return threadIdx.x / 32; }
 HLLM_DEVICE int block_x() { return blockIdx.x; }
 HLLM_DEVICE int block_y() { return blockIdx.y; }
-HLLM_DEVICE int block_z() { return blockIdx.z; }
 HLLM_DEVICE int grid_x() { return gridDim.x; }
-HLLM_DEVICE int grid_y() { return gridDim.y; }
-HLLM_DEVICE int grid_z() { return gridDim.z; }
 
 HLLM_DEVICE void block_barrier() { __syncthreads(); }
 // Orders the shared and global accesses of a warp's lanes; a shuffle does not.
@@ -83,9 +80,8 @@ HLLM_DEVICE T shuffle_xor(T value, int mask) {
 }
 HLLM_DEVICE unsigned ballot(bool predicate) { return __ballot_sync(0xffffffffu, predicate); }
 
-// Each returns the value before. Only integers, whose result does not depend on the order.
+// Returns the value before. Only integers, whose sum does not depend on the order.
 HLLM_DEVICE int atomic_add(int* global, int value) { return atomicAdd(global, value); }
-HLLM_DEVICE int atomic_max(int* global, int value) { return atomicMax(global, value); }
 
 HLLM_DEVICE float to_float(bf16 v) { return __uint_as_float(static_cast<uint32_t>(v.bits) << 16); }
 // Rounds to nearest even.

@@ -13,34 +13,29 @@ struct Site {
     const char* file;
     int line;
     static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
-    bool operator==(const Site& other) const { return line == other.line && file == other.file; }
 };
 
 // The thread that runs now, and its launch.
 struct Position {
-    int thread, threads;
-    int block[3], grid[3];
+    int thread, threads, block_x, block_y, grid_x;
 };
 extern Position now;
 
-// Records the report, and ends the kernel.
-[[noreturn]] __attribute__((format(printf, 2, 3))) void violation(Site site, const char* format, ...);
+// Where a thread waits for others: at the end, at the block's barrier, or at a collective of its warp, which runs once, on the
+// operands of all 32 lanes.
+enum class Stop { Exit, BlockBarrier, WarpBarrier, Shuffle, Ballot, Ldmatrix, LdmatrixTransposed, Mma };
+struct Operands {
+    uint32_t in[6], out[4];  // mma: a, b
+    float sum[4];            // mma: d
+};
+void stop(Stop where, Site site, Operands* operands = nullptr);
 
-// A collective: every lane of a warp brings operands, then `execute` runs once with those of all 32.
-enum class Collective { Shuffle, Ballot, WarpBarrier, Ldmatrix, Mma };
-void collective(Collective kind, Site site, void* operands, void (*execute)(void* const* lanes));
-void block_barrier(Site site);
+// Checks and records an access to shared memory, by cp.async or at once; where it is.
+enum class Use { Read, Write, Copy };
+void* shared_memory(Use use, int offset, int bytes, Site site);
 
-// Shared memory; offsets in bytes.
-template <int BYTES>
-void shared_load(void* to, int offset, Site site);
-template <int BYTES>
-void shared_store(int offset, const void* from, Site site);
 void copy_async(int offset, const void* global, bool valid, Site site);
-void copy_async_commit();
 void copy_async_wait(int pending);
-void ldmatrix(uint32_t (&r)[4], int offset, bool transposed, Site site);
-void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site);
 
 // 16 bytes at `global` are aligned and lie in live device memory, or else a violation.
 void check_global16(const void* global, Site site);
@@ -54,23 +49,6 @@ struct Launch {
     void (*run)(const void* parameters);
 };
 cudaError_t launch(cudaStream_t stream, const Launch& what, int max_threads);
-
-template <class T>
-T shuffle(T value, int (*source)(int lane, int argument), int argument, Site site) {
-    static_assert(sizeof(T) == 4);
-    struct Operands {
-        T value, result;
-        int argument;
-        int (*source)(int, int);
-    } mine{value, value, argument, source};
-    collective(Collective::Shuffle, site, &mine, [](void* const* lanes) {
-        for (int l = 0; l < 32; l++) {
-            auto* to = static_cast<Operands*>(lanes[l]);
-            to->result = static_cast<const Operands*>(lanes[to->source(l, to->argument)])->value;
-        }
-    });
-    return mine.result;
-}
 
 }  // namespace emulator
 
@@ -88,49 +66,36 @@ inline int thread() { return emulator::now.thread; }
 inline int threads() { return emulator::now.threads; }
 inline int lane() { return emulator::now.thread % 32; }
 inline int warp() { return emulator::now.thread / 32; }
-inline int block_x() { return emulator::now.block[0]; }
-inline int block_y() { return emulator::now.block[1]; }
-inline int block_z() { return emulator::now.block[2]; }
-inline int grid_x() { return emulator::now.grid[0]; }
-inline int grid_y() { return emulator::now.grid[1]; }
-inline int grid_z() { return emulator::now.grid[2]; }
+inline int block_x() { return emulator::now.block_x; }
+inline int block_y() { return emulator::now.block_y; }
+inline int grid_x() { return emulator::now.grid_x; }
 
 using emulator::Site;
+using emulator::Stop;
 
-inline void block_barrier(Site site = Site::here()) { emulator::block_barrier(site); }
-inline void warp_barrier(Site site = Site::here()) {
-    emulator::collective(emulator::Collective::WarpBarrier, site, nullptr, nullptr);
-}
+inline void block_barrier(Site site = Site::here()) { emulator::stop(Stop::BlockBarrier, site); }
+inline void warp_barrier(Site site = Site::here()) { emulator::stop(Stop::WarpBarrier, site); }
 
 template <class T>
 T shuffle(T value, int source_lane, Site site = Site::here()) {
-    return emulator::shuffle(
-        value, [](int, int source) { return source & 31; }, source_lane, site);
+    emulator::Operands mine{{__builtin_bit_cast(uint32_t, value), source_lane & 31u}, {}, {}};
+    emulator::stop(Stop::Shuffle, site, &mine);
+    return __builtin_bit_cast(T, mine.out[0]);
 }
 template <class T>
 T shuffle_xor(T value, int mask, Site site = Site::here()) {
-    return emulator::shuffle(
-        value, [](int lane, int mask) { return (lane ^ mask) & 31; }, mask, site);
+    return shuffle(value, lane() ^ mask, site);
 }
 inline unsigned ballot(bool predicate, Site site = Site::here()) {
-    unsigned bits = predicate;
-    emulator::collective(emulator::Collective::Ballot, site, &bits, [](void* const* lanes) {
-        unsigned all = 0;
-        for (int l = 0; l < 32; l++) all |= *static_cast<const unsigned*>(lanes[l]) << l;
-        for (int l = 0; l < 32; l++) *static_cast<unsigned*>(lanes[l]) = all;
-    });
-    return bits;
+    emulator::Operands mine{{predicate}, {}, {}};
+    emulator::stop(Stop::Ballot, site, &mine);
+    return mine.out[0];
 }
 
-// The threads of the emulator take turns, so plain arithmetic is atomic.
+// Threads take turns here, so plain arithmetic is atomic.
 inline int atomic_add(int* global, int value) {
     const int before = *global;
     *global = static_cast<int>(static_cast<unsigned>(before) + static_cast<unsigned>(value));
-    return before;
-}
-inline int atomic_max(int* global, int value) {
-    const int before = *global;
-    *global = before < value ? value : before;
     return before;
 }
 
@@ -142,7 +107,6 @@ inline bf16 to_bf16(float v) {
 }
 inline uint32_t pack_bf16(float low, float high) { return to_bf16(low).bits | static_cast<uint32_t>(to_bf16(high).bits) << 16; }
 inline float fast_exp2(float v) { return exp2f(v); }
-inline float rsqrtf(float v) { return 1 / sqrtf(v); }
 
 inline uint4 load16(const void* global, Site site = Site::here()) {
     emulator::check_global16(global, site);
@@ -157,20 +121,18 @@ template <class T>
 struct Shared {
     static_assert(sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16);
     int offset;  // in bytes: kernels cannot reach the memory but through these functions
+    int byte(int i) const { return offset + i * static_cast<int>(sizeof(T)); }
     T load(int i, Site site = Site::here()) const {
         T value;
-        emulator::shared_load<sizeof(T)>(&value, byte(i), site);
+        std::memcpy(&value, emulator::shared_memory(emulator::Use::Read, byte(i), sizeof(T), site), sizeof(T));
         return value;
     }
-    void store(int i, T value, Site site = Site::here()) const { emulator::shared_store<sizeof(T)>(byte(i), &value, site); }
+    void store(int i, T value, Site site = Site::here()) const {
+        std::memcpy(emulator::shared_memory(emulator::Use::Write, byte(i), sizeof(T), site), &value, sizeof(T));
+    }
     Shared at(int elements) const { return {byte(elements)}; }
-    uint4 load16(int i, Site site = Site::here()) const {
-        uint4 value;
-        emulator::shared_load<16>(&value, byte(i), site);
-        return value;
-    }
-    void store16(int i, uint4 value, Site site = Site::here()) const { emulator::shared_store<16>(byte(i), &value, site); }
-    int byte(int i) const { return offset + i * static_cast<int>(sizeof(T)); }
+    uint4 load16(int i, Site site = Site::here()) const { return Shared<uint4>{byte(i)}.load(0, site); }
+    void store16(int i, uint4 value, Site site = Site::here()) const { Shared<uint4>{byte(i)}.store(0, value, site); }
 };
 
 template <class T>
@@ -182,20 +144,25 @@ template <class T>
 void cp_async16(Shared<T> to, int i, const T* global, bool valid, Site site = Site::here()) {
     emulator::copy_async(to.byte(i), global, valid, site);
 }
-inline void cp_async_commit() { emulator::copy_async_commit(); }
+void cp_async_commit();
 template <int N>
 void cp_async_wait() {
     emulator::copy_async_wait(N);
 }
 
-inline void ldmatrix_x4(uint32_t (&r)[4], Shared<bf16> row, int element, Site site = Site::here()) {
-    emulator::ldmatrix(r, row.byte(element), false, site);
+inline void ldmatrix_x4(uint32_t (&r)[4], Shared<bf16> row, int element, Site site = Site::here(), Stop kind = Stop::Ldmatrix) {
+    const uint4 words = row.load16(element, site);
+    emulator::Operands mine{{words.x, words.y, words.z, words.w}, {}, {}};
+    emulator::stop(kind, site, &mine);
+    std::memcpy(r, mine.out, sizeof(r));
 }
 inline void ldmatrix_x4_trans(uint32_t (&r)[4], Shared<bf16> row, int element, Site site = Site::here()) {
-    emulator::ldmatrix(r, row.byte(element), true, site);
+    ldmatrix_x4(r, row, element, site, Stop::LdmatrixTransposed);
 }
 inline void mma_16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::here()) {
-    emulator::mma(d, a, b, site);
+    emulator::Operands mine{{a[0], a[1], a[2], a[3], b[0], b[1]}, {}, {d[0], d[1], d[2], d[3]}};
+    emulator::stop(Stop::Mma, site, &mine);
+    std::memcpy(d, mine.sum, sizeof(d));
 }
 
 }  // namespace hllm::cuda

@@ -111,14 +111,13 @@ std::vector<float> normal(int count) {
 // ---- What the functions do --------------------------------------------------------------------------------------------
 
 TEST_F(Emulator, PositionsCoverTheGrid) {
-    constexpr int X = 5, Y = 3, Z = 2, T = 96;
-    int* seen = upload(std::vector<int>(X * Y * Z * T));
-    launch(stream_, {X, Y, Z}, T, 0, [=] {
-        const bool right = grid_x() == X && grid_y() == Y && grid_z() == Z && threads() == T &&
-                           thread() == warp() * WARP + lane() && lane() < WARP;
-        atomic_add(&seen[((block_z() * Y + block_y()) * X + block_x()) * T + thread()], right ? 1 : 100);
+    constexpr int X = 5, Y = 3, T = 96;
+    int* seen = upload(std::vector<int>(X * Y * T));
+    launch(stream_, {X, Y}, T, 0, [=] {
+        const bool right = grid_x() == X && threads() == T && thread() == warp() * WARP + lane() && lane() < WARP;
+        atomic_add(&seen[(block_y() * X + block_x()) * T + thread()], right ? 1 : 100);
     });
-    for (int count : download(seen, X * Y * Z * T)) ASSERT_EQ(count, 1);
+    for (int count : download(seen, X * Y * T)) ASSERT_EQ(count, 1);
 }
 
 TEST_F(Emulator, OrderIsDrawnFromTheSeed) {
@@ -159,7 +158,7 @@ TEST_F(Emulator, BarrierShufflesVotesAndAtomics) {
         unsigned high, votes;
     };
     Out* out = allocate<Out>(T);
-    int* counts = upload(std::vector<int>{0, -1});
+    int* count = upload(std::vector<int>{0});
     launch(stream_, {1}, T, T * 4, [=] {
         const auto values = shared<float>(0);
         values.store(thread(), thread() * 0.5f);
@@ -172,8 +171,7 @@ TEST_F(Emulator, BarrierShufflesVotesAndAtomics) {
         mine.votes = ballot(thread() % 3 == 0);
         mine.sum = thread();
         for (int mask = 16; mask > 0; mask /= 2) mine.sum += shuffle_xor(mine.sum, mask);
-        atomic_add(&counts[0], thread());
-        atomic_max(&counts[1], thread() * 7 % T);
+        atomic_add(count, thread());
     });
     const auto got = download(out, T);
     for (int t = 0; t < T; t++) {
@@ -185,7 +183,7 @@ TEST_F(Emulator, BarrierShufflesVotesAndAtomics) {
         EXPECT_EQ(got[t].sum, WARP * base + WARP * (WARP - 1) / 2);
         for (int l = 0; l < WARP; l++) EXPECT_EQ(got[t].votes >> l & 1, unsigned((base + l) % 3 == 0));
     }
-    EXPECT_EQ(download(counts, 2), (std::vector<int>{T * (T - 1) / 2, T - 1}));
+    EXPECT_EQ(download(count, 1)[0], T * (T - 1) / 2);
 }
 
 TEST_F(Emulator, Bf16RoundsToNearestEven) {
@@ -210,7 +208,6 @@ TEST_F(Emulator, Bf16RoundsToNearestEven) {
     }
     EXPECT_EQ(to_float(bf16{0xc040}), -3.f);
     EXPECT_EQ(fast_exp2(-3), 0.125f);
-    EXPECT_EQ(rsqrtf(16), 0.25f);
     float f = 0;
     bf16 b{0};
     store_f32(&f, 1.5f), store_f32(&b, 1.5f);
@@ -465,7 +462,7 @@ TEST_F(Emulator, ReportsDivergence) {
     expect_report("has exited", 64, 0, [] {
         if (warp() == 0) block_barrier();
     });
-    expect_report("divergent: warp 0 waits at block_barrier", 64, 0, [] {
+    expect_report("divergent: thread 0 waits at block_barrier", 64, 0, [] {
         if (warp() == 0)
             block_barrier();
         else
@@ -474,7 +471,7 @@ TEST_F(Emulator, ReportsDivergence) {
     expect_report("a shuffle", 64, 0, [] {
         if (thread() != 40) shuffle(1, 0);
     });
-    expect_report("divergent: in warp", 32, 0, [] {
+    expect_report("divergent: thread 0 ", 32, 0, [] {
         if (thread() < 16)
             shuffle(1, 0);
         else
@@ -484,7 +481,7 @@ TEST_F(Emulator, ReportsDivergence) {
         if (thread() % 2) warp_barrier();
         shuffle(1, 0);
     });
-    expect_report("divergent: in warp", 32, 0, [] {
+    expect_report("divergent: thread 0 ", 32, 0, [] {
         float d[4] = {};
         if (thread() != 31) mma_16816(d, {0, 0, 0, 0}, {0, 0});
         block_barrier();
@@ -535,7 +532,7 @@ TEST_F(Emulator, RefusesImpossibleLaunches) {
     EXPECT_NE(refused({1}, 1056, 0).find("1056 threads, at most 1024"), std::string::npos);
     EXPECT_NE(refused({1}, 48, 0).find("not a multiple of 32"), std::string::npos);
     EXPECT_NE(refused({1}, 32, MAX_SHARED_BYTES + 1).find("at most 101376"), std::string::npos);
-    EXPECT_NE(refused({0}, 32, 0).find("a grid of 0 x 1 x 1"), std::string::npos);
+    EXPECT_NE(refused({0}, 32, 0).find("a grid of 0 x 1"), std::string::npos);
     EXPECT_NE(refused({1, 65536}, 32, 0).find("65536"), std::string::npos);
     EXPECT_THROW(launch(stream_, {1}, 96, 0, Small{}), std::runtime_error);
     EXPECT_EQ(report(), "") << "a refused launch leaves the device usable";
@@ -724,8 +721,6 @@ TEST_F(Emulator, GraphsRepeatWhatWasCaptured) {
     check(cudaGraphLaunch(executable, stream_), "launch");
     EXPECT_NE(report().find("lies in no live allocation"), std::string::npos) << "a graph keeps no memory alive";
     check(cudaGraphExecDestroy(executable), "destroy");
-    reset(1);
-    check(cudaFreeHost(pinned), "cudaFreeHost");
 }
 
 TEST_F(Emulator, WaitingSpoilsACapture) {

@@ -1,12 +1,10 @@
-// Device memory: each allocation has pages of its own, ends at their end (but for the alignment), and a page that is never
-// accessible follows. No address is used twice. Nobody can reach an allocation until work on the device touches it, and that
-// only until the work is done.
+// Device memory and page-locked memory of the host. Each allocation has pages of its own, ends at their end (but for the
+// alignment), and a page that is never accessible follows. No address is used twice. Nobody can reach device memory until work
+// on the device touches it, and that only until the work is done.
+#include <cuda_runtime.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 #include <map>
 
 #include "cuda_emulator/engine.h"
@@ -14,193 +12,218 @@
 namespace hllm::cuda::emulator {
 namespace {
 
+constexpr uint16_t POISON = 0xffc1;
 constexpr size_t PAGE = 4096, ALIGNMENT = 256, RESERVED = size_t{1} << 40;
 
-struct Allocation {
-    size_t bytes;
-    char *pages, *end;
-    bool live = false, given_back = false;
+enum class Kind { Device, Pinned };
 
-    void protect(int access) const { mprotect(pages, static_cast<size_t>(end - pages), access); }
+// Counted at the calls of its stream; live between the moments at which the stream gets there. Pinned memory is live at once.
+struct Allocation {
+    char *pages, *begin, *end;  // `bytes` from begin on, in pages up to end
+    size_t bytes;
+    Kind kind;
+    bool live = false, open = false, given_back = false;
+
+    bool holds(const void* p, size_t n) const { return p >= begin && static_cast<const char*>(p) + n <= begin + bytes; }
+    void protect(int access) const { mprotect(pages, end - pages, access); }
 };
 
-using Allocations = std::map<const char*, Allocation>;
-auto &allocations = lasting<Allocations>(), &pinned = lasting<Allocations>();
+auto& allocations = *new std::map<const char*, Allocation>;  // by their pages
 char *reserved = nullptr, *unused = nullptr;
 size_t in_use = 0;
-auto& opened = lasting<std::vector<const char*>>();         // the allocations that work has touched
-const char *latest_begin = nullptr, *latest_end = nullptr;  // the live allocation found last
+const Allocation* latest = nullptr;  // the live allocation found last
+
+size_t limit() { return setting("HLLM_EMULATOR_MEMORY", uint64_t{4} << 30); }
 
 size_t rounded(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
-// The entry that begins last before or at p, or the end.
-auto find(const Allocations& in, const void* p) {
-    const auto after = in.upper_bound(static_cast<const char*>(p));
-    return after == in.begin() ? in.end() : std::prev(after);
+// The allocation in whose pages, or the page behind, p lies; null if there is none.
+Allocation* find(const void* p) {
+    const auto after = allocations.upper_bound(static_cast<const char*>(p));
+    if (after == allocations.begin()) return nullptr;
+    Allocation& a = std::prev(after)->second;
+    return p < a.end + PAGE ? &a : nullptr;
 }
 
-bool poisoned(const char* begin, const char* end) {
-    for (; begin < end; begin += sizeof(POISON))
-        if (std::memcmp(begin, &POISON, sizeof(POISON)) != 0) return false;
-    return true;
+Allocation* find_live(const void* p) {
+    Allocation* a = find(p);
+    return a && a->live && a->kind == Kind::Device ? a : nullptr;
 }
 
-void check_surroundings(const char* address, const Allocation& a) {
-    if (!poisoned(std::max<const char*>(a.pages, address - ALIGNMENT), address) ||
-        !poisoned(address + rounded(a.bytes, sizeof(POISON)), a.end))
-        report("a kernel wrote just before or behind an allocation of " + std::to_string(a.bytes) + " bytes");
+bool is_pinned(const void* p, size_t bytes) {
+    const Allocation* a = find(p);
+    return a && a->kind == Kind::Pinned && a->holds(p, bytes);
 }
 
-constexpr size_t POISONED = size_t{1} << 24;
+bool on_device(const void* p) { return reserved && p >= reserved && p < reserved + RESERVED && !is_pinned(p, 0); }
 
-// Pages full of POISON that become real memory when they are touched.
-void map_poison(const Allocation& a) {
-    static const int file = [] {
-        const int made = memfd_create("poison", 0);
-        std::vector<uint16_t> words(POISONED / sizeof(POISON), POISON);
-        if (made < 0 || write(made, words.data(), POISONED) != ssize_t{POISONED}) std::abort();
-        return made;
-    }();
-    for (char* at = a.pages; at < a.end; at += POISONED)
-        mmap(at, std::min<size_t>(POISONED, a.end - at), PROT_NONE, MAP_PRIVATE | MAP_FIXED, file, 0);
+void check_surroundings(const Allocation& a) {
+    const auto poisoned = [](const char* begin, const char* end) {
+        while (begin < end && std::memcmp(begin, &POISON, sizeof(POISON)) == 0) begin += sizeof(POISON);
+        return begin >= end;
+    };
+    if (!poisoned(std::max(a.pages, a.begin - ALIGNMENT), a.begin) ||
+        !poisoned(a.begin + rounded(a.bytes, sizeof(POISON)), a.end))
+        report(format("a kernel wrote just before or behind an allocation of %zu bytes", a.bytes));
 }
 
-void discard(Allocations::iterator found) {
-    const Allocation& a = found->second;
-    mmap(a.pages, static_cast<size_t>(a.end - a.pages), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
-         0);
-    allocations.erase(found);
-    latest_begin = latest_end = nullptr;
-}
-
-}  // namespace
-
-void poison(void* p, size_t bytes) {
-    auto* at = static_cast<unsigned char*>(p);
-    for (size_t i = 0; i + 1 < bytes; i += 2) std::memcpy(at + i, &POISON, 2);
-}
-
-uint64_t memory_limit() { return setting("HLLM_EMULATOR_MEMORY", uint64_t{4} << 30); }
-uint64_t memory_in_use() { return in_use; }
-
-cudaError_t reserve(void** pointer, size_t bytes) {
-    *pointer = nullptr;
-    if (bytes == 0) return cudaSuccess;
-    if (in_use + bytes > memory_limit()) return refuse(cudaErrorMemoryAllocation, "out of memory");
+cudaError_t reserve(void** pointer, size_t bytes, Kind kind) {
+    const size_t counted = kind == Kind::Device ? bytes : 0;
+    if (in_use + counted > limit()) return refuse(cudaErrorMemoryAllocation, "out of memory");
     if (!reserved) {
         void* p = mmap(nullptr, RESERVED, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (p == MAP_FAILED) return refuse(cudaErrorMemoryAllocation, "no address space for the emulated device");
         reserved = unused = static_cast<char*>(p);
     }
     char* end = unused + rounded(bytes, PAGE);
-    char* begin = end - rounded(bytes, ALIGNMENT);
-    allocations[begin] = {bytes, unused, end};
+    *pointer = end - rounded(bytes, ALIGNMENT);
+    allocations[unused] = {unused, static_cast<char*>(*pointer), end, bytes, kind};
     unused = end + PAGE;
-    in_use += bytes;
-    *pointer = begin;
+    in_use += counted;
     return cudaSuccess;
 }
 
-void begin_life(void* pointer) {
-    const auto found = allocations.find(static_cast<char*>(pointer));
-    if (found == allocations.end()) return;  // the free came before, and was reported
-    found->second.live = true;
-    map_poison(found->second);
+void begin_life(const void* pointer) {
+    Allocation* a = find(pointer);
+    if (!a) return;  // the free came before, and was reported
+    a->live = true;
+    a->protect(PROT_READ | PROT_WRITE);
+    poison(a->pages, a->end - a->pages);
+    if (a->kind == Kind::Device) a->protect(PROT_NONE);
 }
 
-cudaError_t give_back(void* pointer) {
-    const auto found = allocations.find(static_cast<char*>(pointer));
-    if (found == allocations.end() || found->second.given_back)
+cudaError_t give_back(const void* pointer, Kind kind) {
+    Allocation* a = find(pointer);
+    if (!a || a->begin != pointer || a->given_back || a->kind != kind)
         return refuse(cudaErrorInvalidValue, "free of " + describe(pointer));
-    found->second.given_back = true;
-    in_use -= found->second.bytes;
+    a->given_back = true;
+    if (kind == Kind::Device) in_use -= a->bytes;
     return cudaSuccess;
 }
 
-void end_life(void* pointer) {
-    const auto found = allocations.find(static_cast<char*>(pointer));
-    require_live("free", pointer, found->second.bytes);
-    if (found->second.live) check_surroundings(found->first, found->second);
-    discard(found);
+void end_life(const void* pointer) {
+    const Allocation& a = *find(pointer);
+    if (a.kind == Kind::Device) require_live("free", pointer, a.bytes);
+    if (a.live) check_surroundings(a);
+    mmap(a.pages, a.end - a.pages, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    allocations.erase(a.pages);
+    latest = nullptr;
 }
 
-void forget_memory() {
-    while (!allocations.empty()) discard(allocations.begin());
-    in_use = 0;
-}
+}  // namespace
 
-bool open_memory(const void* p) {
-    const auto found = find(allocations, p);
-    if (found == allocations.end() || !found->second.live || p < found->second.pages || p >= found->second.end) return false;
-    if (std::find(opened.begin(), opened.end(), found->first) != opened.end()) return false;
-    found->second.protect(PROT_READ | PROT_WRITE);
-    opened.push_back(found->first);
-    return true;
-}
-
-void close_memory() {
-    for (const char* address : opened) {
-        const auto found = allocations.find(address);
-        if (found == allocations.end()) continue;
-        check_surroundings(address, found->second);
-        found->second.protect(PROT_NONE);
-    }
-    opened.clear();
-}
-
-bool on_device(const void* p) { return reserved && p >= reserved && p < reserved + RESERVED; }
+void poison(void* p, size_t bytes) { std::fill_n(static_cast<uint16_t*>(p), bytes / sizeof(POISON), POISON); }
 
 bool live(const void* p, size_t bytes) {
-    const auto* begin = static_cast<const char*>(p);
-    if (!(latest_begin <= begin && begin < latest_end)) {
-        const auto found = find(allocations, p);
-        if (found == allocations.end() || !found->second.live) return false;
-        latest_begin = found->first;
-        latest_end = found->first + found->second.bytes;
-    }
-    return begin + bytes <= latest_end;
+    if (!latest || !latest->holds(p, bytes)) latest = find_live(p);
+    return latest && latest->holds(p, bytes);
 }
 
 std::string describe(const void* p) {
-    char text[32];
-    std::snprintf(text, sizeof(text), "%p ", p);
-    if (!on_device(p)) return std::string(text) + "is not device memory";
-    const auto found = find(allocations, p);
-    const auto* at = static_cast<const char*>(p);
-    if (found != allocations.end() && found->second.live && at < found->second.end + PAGE)
-        return std::string(text) + "is byte " + std::to_string(at - found->first) + " of an allocation of " +
-               std::to_string(found->second.bytes) + " bytes";
-    return std::string(text) + "lies in no live allocation: freed, or not yet allocated in stream order";
+    if (!on_device(p)) return format("%p is not device memory", p);
+    const Allocation* a = find_live(p);
+    return a ? format("%p is byte %td of an allocation of %zu bytes", p, static_cast<const char*>(p) - a->begin, a->bytes)
+             : format("%p lies in no live allocation: freed, or not yet allocated in stream order", p);
+}
+
+bool open_memory(const void* p) {
+    Allocation* a = find_live(p);
+    if (!a || a->open || p >= a->end) return false;
+    a->open = true;
+    a->protect(PROT_READ | PROT_WRITE);
+    return true;
 }
 
 void require_live(const char* what, const void* p, size_t bytes) {
     if (live(p, bytes))
         open_memory(p);
     else
-        report(std::string(what) + " of " + std::to_string(bytes) + " bytes: " + describe(p));
+        report(format("%s of %zu bytes: %s", what, bytes, describe(p).c_str()));
 }
 
-cudaError_t allocate_pinned(void** pointer, size_t bytes) {
-    void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED) return refuse(cudaErrorMemoryAllocation, "out of memory");
-    poison(p, bytes);
-    auto* begin = static_cast<char*>(p);
-    pinned[begin] = {bytes, begin, begin + bytes};
-    *pointer = p;
-    return cudaSuccess;
+void close_memory() {
+    for (auto& [pages, a] : allocations) {
+        if (!a.open) continue;
+        check_surroundings(a);
+        a.open = false;
+        a.protect(PROT_NONE);
+    }
 }
 
-cudaError_t free_pinned(void* pointer) {
-    const auto found = pinned.find(static_cast<char*>(pointer));
-    if (found == pinned.end()) return refuse(cudaErrorInvalidValue, "not from cudaMallocHost");
-    munmap(pointer, found->second.bytes);
-    pinned.erase(found);
-    return cudaSuccess;
-}
-
-bool is_pinned(const void* p, size_t bytes) {
-    const auto found = find(pinned, p);
-    return found != pinned.end() && static_cast<const char*>(p) + bytes <= found->second.end;
+void forget_memory() {
+    while (!allocations.empty()) end_life(allocations.begin()->second.begin);
+    in_use = 0;
 }
 
 }  // namespace hllm::cuda::emulator
+
+using namespace hllm::cuda::emulator;
+
+cudaError_t cudaMallocAsync(void** pointer, size_t bytes, cudaStream_t stream) {
+    *pointer = nullptr;
+    return answer(stream, __func__, [=] {
+        const cudaError_t error = bytes ? reserve(pointer, bytes, Kind::Device) : cudaSuccess;
+        return *pointer ? enqueue(stream, [p = *pointer] { begin_life(p); }) : error;
+    });
+}
+
+cudaError_t cudaFreeAsync(void* pointer, cudaStream_t stream) {
+    return answer(stream, __func__, [=] {
+        const cudaError_t error = pointer ? give_back(pointer, Kind::Device) : cudaSuccess;
+        return pointer && error == cudaSuccess ? enqueue(stream, [=] { end_life(pointer); }) : error;
+    });
+}
+
+cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
+    return answer([=] {
+        const cudaError_t error = reserve(pointer, bytes, Kind::Pinned);
+        if (error == cudaSuccess) begin_life(*pointer);
+        return error;
+    });
+}
+
+cudaError_t cudaFreeHost(void* pointer) {
+    return answer([=] {
+        const cudaError_t error = give_back(pointer, Kind::Pinned);
+        if (error == cudaSuccess) end_life(pointer);
+        return error;
+    });
+}
+
+cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
+    return answer([=] {
+        *total = limit();
+        *available = *total - std::min(*total, in_use);
+        return cudaSuccess;
+    });
+}
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+    const bool to_host = kind == cudaMemcpyDeviceToHost;
+    const void *host = to_host ? to : from, *device = to_host ? from : to;
+    return answer([=] {
+        if (bytes == 0) return cudaSuccess;
+        if (on_device(host) || !on_device(device))
+            return refuse(cudaErrorInvalidValue, "a copy's kind contradicts its addresses");
+        // Host memory that is not page-locked is read before the call returns, and written before it returns.
+        const bool pinned = is_pinned(host, bytes);
+        std::vector<char> staged;
+        if (!pinned && !to_host) staged.assign(static_cast<const char*>(from), static_cast<const char*>(from) + bytes);
+        const auto copy = [=, staged = std::move(staged)] {
+            require_live("copy", device, bytes);
+            if (pinned && !is_pinned(host, bytes)) report("copy: the host's memory was freed before");
+            if (!broken()) std::memcpy(to, staged.empty() ? from : staged.data(), bytes);
+        };
+        if (pinned) return enqueue(stream, copy);
+        const cudaError_t error =
+            answer(stream, "a copy of memory that is not page-locked", [&] { return enqueue(stream, copy); });
+        return error == cudaSuccess && to_host ? cudaStreamSynchronize(stream) : error;
+    });
+}
+
+cudaError_t cudaMemsetAsync(void* to, int byte, size_t bytes, cudaStream_t stream) {
+    return bytes == 0 ? cudaSuccess : enqueue(stream, [=] {
+        require_live("fill", to, bytes);
+        if (!broken()) std::memset(to, byte, bytes);
+    });
+}
