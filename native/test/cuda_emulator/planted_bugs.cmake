@@ -40,7 +40,7 @@ function(planted_bug name file source text replacement tests expected)
   set_target_properties(${target} PROPERTIES LINKER_LANGUAGE CXX OUTPUT_NAME hllm_cuda_emulated
     LIBRARY_OUTPUT_DIRECTORY ${folder})
   target_link_libraries(${target} PRIVATE cuda_emulator Threads::Threads)
-  target_link_options(${target} PRIVATE -static-libstdc++ -static-libgcc
+  target_link_options(${target} PRIVATE ${HLLM_SELF_CONTAINED}
     -Wl,--version-script,${PROJECT_SOURCE_DIR}/native/plugin.map)
   add_dependencies(hllm_test ${target})
   add_test(NAME ${target} COMMAND hllm_test --gtest_filter=${tests})
