@@ -180,8 +180,8 @@ TEST_F(Rows, EmbeddingCopiesRowsAndTheSpecialRow) {
             HLLM_OK_OR_FAIL(hllm_embedding_forward(context, without, ints(rows), in, nullptr));
             HLLM_OK_OR_FAIL(hllm_gather_rows(context, gathered, in, ints(rows)));
             const auto* narrow = output({T, D}, NAN, gap_for(D, 1));
-            HLLM_OK_OR_FAIL(hllm_embedding_forward(context, narrow, ints(ids), activation(HLLM_BF16, table, {V, D}, gap_for(D, 3)),
-                                                   floats(special, {D})));
+            HLLM_OK_OR_FAIL(hllm_embedding_forward(context, narrow, ints(ids),
+                                                   activation(HLLM_BF16, table, {V, D}, gap_for(D, 3)), floats(special, {D})));
             if (T == 0) continue;
             expect_same_bits(read(narrow), rows_of(rounded(HLLM_BF16, table), ids, D, special), "of a bf16 table");
             for (int32_t dtype : activation_dtypes()) {

@@ -35,7 +35,8 @@ record Calibration(double step, double epochEnd) {
      */
     static Calibration of(
             Context context, ModelStart start, TrainOptions options, Dataset data, long saving, double seconds) {
-        TrainingPlan.of(start, options, data, Path.of("."), context.activations()).requireMemory(context.device());
+        TrainingPlan.of(start, options, data, Path.of("."), context.activations())
+                .requireMemory(context.device());
         Batches batches = Trainer.batches(data, options, start.maxHistory());
         try (Hllm model = start.model(context, data);
                 AdamWOptimizer optimizer = new AdamWOptimizer(model, 0, 1);

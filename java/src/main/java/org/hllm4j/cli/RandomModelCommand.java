@@ -131,13 +131,7 @@ final class RandomModelCommand extends Subcommand {
             RandomModel.write(model, llm, shardSize, seed, progress.counter("weights", "bytes", bytes));
             if (items != null) {
                 new RunFolder(out)
-                        .saveUntrained(
-                                llm,
-                                maxTextLength,
-                                maxHistory,
-                                textKeys,
-                                Catalogue.read(items, textKeys),
-                                seed);
+                        .saveUntrained(llm, maxTextLength, maxHistory, textKeys, Catalogue.read(items, textKeys), seed);
             }
         }
         out().printf(Locale.ROOT, "%.2f GB of random weights, %d layers: %s%n", bytes / 1e9, model.layers(), llm);

@@ -143,8 +143,7 @@ public final class Context implements AutoCloseable {
         NativeLibrary.load();
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment out = arena.allocate(Hllm.C_LONG);
-            NativeException.check(
-                    Hllm.hllm_memory_available(arena.allocateFrom(device), out), "hllm_memory_available");
+            NativeException.check(Hllm.hllm_memory_available(arena.allocateFrom(device), out), "hllm_memory_available");
             return out.get(Hllm.C_LONG, 0);
         }
     }

@@ -62,7 +62,8 @@ public final class CatalogueEncoder {
             return DEFAULT_ROWS;
         }
         double size = TensorGroup.of(model.config().item()).stream()
-                .mapToDouble(group -> group.rows().stream().mapToLong(Long::longValue).sum() * (double) group.columns())
+                .mapToDouble(group ->
+                        group.rows().stream().mapToLong(Long::longValue).sum() * (double) group.columns())
                 .sum();
         return (int) Math.min(DEFAULT_ROWS, DEFAULT_ROWS * LARGE / size);
     }

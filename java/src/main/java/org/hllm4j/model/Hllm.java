@@ -180,14 +180,12 @@ public final class Hllm implements AutoCloseable {
                             inPlace > 0 ? ", word vectors read in their file" : ""),
                     layout.frozenBytes(storage) - inPlace);
             if (side == Side.USER || texts) {
-                layer = Math.max(layer, storage.bytes() * layout.matrixElements() / llm.layers());
+                layer = Math.max(layer, storage.bytes() * layout.frozenMatrixElements() / llm.layers());
                 row = Math.max(row, Transformer.bytesOfRow(llm, Context.activations(device, storage)));
             }
         }
         return need.with("a layer that is being packed", device.equals("cpu") ? layer : 0)
-                .with(
-                        "activations of " + CatalogueEncoder.DEFAULT_ROWS + " rows",
-                        CatalogueEncoder.DEFAULT_ROWS * row);
+                .with("activations of " + CatalogueEncoder.DEFAULT_ROWS + " rows", CatalogueEncoder.DEFAULT_ROWS * row);
     }
 
     /** Copies a pretrained model's tensors, under names without prefix ("layers.0..."), into one side. */

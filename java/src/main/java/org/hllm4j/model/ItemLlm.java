@@ -124,7 +124,8 @@ public final class ItemLlm implements ItemEncoder {
                 mean ? context.of(tokens.pathOffsets()) : null,
                 mean ? context.of(tokens.pathRows()) : null);
         Tensor x = workspace.floats(tokens.rows(), config.hiddenSize());
-        ops.embeddingForward(x, pass.ids, readWords == null ? words.value() : readWords, mean ? null : itemToken.value());
+        ops.embeddingForward(
+                x, pass.ids, readWords == null ? words.value() : readWords, mean ? null : itemToken.value());
         pass.states = transformer.forward(workspace, x, pass.packing, save && transformer.trains());
         Tensor pooled = pass.states.output();
         if (mean) {

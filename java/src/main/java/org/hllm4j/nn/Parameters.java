@@ -121,7 +121,8 @@ public final class Parameters implements AutoCloseable {
 
         /** Bytes of what is frozen, alignment aside, with the matrices in this storage. */
         public long frozenBytes(DType storage) {
-            return sum(group -> group.trainable ? 0 : group.elements() * (group.matrix() ? storage : DType.F32).bytes());
+            return sum(
+                    group -> group.trainable ? 0 : group.elements() * (group.matrix() ? storage : DType.F32).bytes());
         }
 
         private long sum(ToLongFunction<Declared> elements) {

@@ -59,8 +59,7 @@ public final class RandomModel {
         }
         RunFolder.create(folder);
         new RandomModel(config, seed, progress).write(folder, shards(tensors(config), shard));
-        PendingFile.write(
-                folder.resolve("tokenizer.json"), ByteTokenizer.json().getBytes(StandardCharsets.UTF_8));
+        PendingFile.write(folder.resolve("tokenizer.json"), ByteTokenizer.json().getBytes(StandardCharsets.UTF_8));
         PendingFile.write(
                 folder.resolve("config.json"), config.toJson(StoredType.BF16).getBytes(StandardCharsets.UTF_8));
     }

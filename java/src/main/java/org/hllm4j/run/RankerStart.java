@@ -53,7 +53,9 @@ public sealed interface RankerStart {
 
         @Override
         public Parameters.Layout layout(Fusion fusion) {
-            return Hllm.layout(start.config().withFusion(fusion), start.adapters().on(start.freeze().trained(true)));
+            return Hllm.layout(
+                    start.config().withFusion(fusion),
+                    start.adapters().on(start.freeze().trained(true)));
         }
 
         @Override

@@ -55,8 +55,9 @@ public record TrainingPlan(
         long freeBytes) {
     private static final long FLOAT = 4;
     private static final long JAVA = 500_000_000;
-    private static final String LESS = "a smaller model, its first layers alone (--item-layers, --user-layers), a frozen"
-            + " side (--freeze), adapters (--item-lora, --user-lora), --recompute, or shorter batches (--batch-users, --max-rows)";
+    private static final String LESS =
+            "a smaller model, its first layers alone (--item-layers, --user-layers), a frozen"
+                    + " side (--freeze), adapters (--item-lora, --user-lora), --recompute, or shorter batches (--batch-users, --max-rows)";
 
     /**
      * @param folder of the run; it need not be there yet

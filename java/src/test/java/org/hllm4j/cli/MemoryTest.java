@@ -132,15 +132,25 @@ class MemoryTest {
                 """);
         Path out = folder.resolve(name);
         System.out.println("seed " + Tiny.seed());
-        Ran ran = run(
-                "random-model", "--config", config, "--out", out, "--shard-size", shard, "--seed", Tiny.seed());
+        Ran ran = run("random-model", "--config", config, "--out", out, "--shard-size", shard, "--seed", Tiny.seed());
         assertEquals(Main.OK, ran.code(), ran.err());
         return out;
     }
 
     private Path embedded(Path llm, TinyWorld world, DType storage) {
         Path out = folder.resolve(llm.getFileName() + "-" + storage + ".npy");
-        Ran ran = run("embed", "--llm", llm, "--items", world.items(), "--text-keys", "title", "--out", out, "--dtype", storage);
+        Ran ran = run(
+                "embed",
+                "--llm",
+                llm,
+                "--items",
+                world.items(),
+                "--text-keys",
+                "title",
+                "--out",
+                out,
+                "--dtype",
+                storage);
         assertEquals(Main.OK, ran.code(), ran.err());
         return out;
     }

@@ -50,8 +50,7 @@ class SnapshotTest {
             assertEquals(List.of("n", Map.of(TITLE, "new")), named(both.text("n", Map.of(TITLE, "new"))));
             assertTrue(!users.model().has(Hllm.Side.ITEM) && users.model().has(Hllm.Side.USER));
             assertArrayEquals(both.table().toFloats(), users.table().toFloats());
-            HllmException refused =
-                    assertThrows(HllmException.class, () -> users.text("n", Map.of(TITLE, "new")));
+            HllmException refused = assertThrows(HllmException.class, () -> users.text("n", Map.of(TITLE, "new")));
             assertTrue(refused.getMessage().contains("--add-items=yes"), refused.getMessage());
         }
         assertEquals(before, Context.liveBytes(Tiny.device()));
@@ -69,8 +68,8 @@ class SnapshotTest {
                 assertEquals(fits, snapshot.model().has(Hllm.Side.ITEM));
             }
         }
-        HllmException refused = assertThrows(
-                HllmException.class, () -> open(run, catalogue, DType.F32, Snapshot.AddItems.YES));
+        HllmException refused =
+                assertThrows(HllmException.class, () -> open(run, catalogue, DType.F32, Snapshot.AddItems.YES));
         for (String part : List.of("serving with items that can be added needs", "item side", "user side", "GiB")) {
             assertTrue(refused.getMessage().contains(part), refused.getMessage());
         }
