@@ -135,12 +135,14 @@ void go_on(Thread* next, jmp_buf& from) {
 
 // The last write of two bytes, or the reads since.
 struct Access {
-    Site site;
+    const char* file;
+    int line;
     uint32_t epoch;
-    uint16_t warp_epoch, thread : 10;     // of many readers, the first
-    bool many_lanes : 1, many_warps : 1;  // others of the warp (in warp_epoch), or of other warps, read too
-    bool pending : 1;                     // a copy on its way
+    uint16_t warp_epoch, thread;  // of many readers, the first
+    bool many_lanes, many_warps;  // others of the warp (in warp_epoch), or of other warps, read too
+    bool pending;                 // a copy on its way
     int warp() const { return thread / WARP; }
+    Site site() const { return {file, line}; }
 };
 
 alignas(16) unsigned char arena[MAX_SHARED_BYTES];
@@ -149,7 +151,7 @@ struct Word {
 } words[MAX_SHARED_BYTES / 2];
 
 Access access(Site site, bool pending) {
-    return {site, epoch, warps[warp()].epoch, static_cast<uint16_t>(now.thread), false, false, pending};
+    return {site.file, site.line, epoch, warps[warp()].epoch, static_cast<uint16_t>(now.thread), false, false, pending};
 }
 
 // Whether a barrier lies between.
@@ -161,9 +163,9 @@ bool ordered(const Access& before, const Access& after) {
 void record(Use use, int half, const Access& mine) {
     auto& [written, read] = words[half];
     const auto race = [&](const Access& before, const char* did, const char* how) {
-        violation(mine.site,
+        violation(mine.site(),
                   format("race: %s of shared memory at byte %d, which thread %d %s at %s %s",
-                         use == Use::Read ? "read" : "write", half * 2, before.thread, did, text(before.site).c_str(), how));
+                         use == Use::Read ? "read" : "write", half * 2, before.thread, did, text(before.site()).c_str(), how));
     };
     if (written.pending && written.epoch >= first_epoch) race(written, "began to copy to", "before its cp_async_wait");
     if (!ordered(written, mine)) race(written, "wrote", "without a barrier between");
@@ -313,7 +315,7 @@ void execute(const Launch& launch) {
 void* shared_memory(Use use, int offset, int bytes, Site site) {
     if (offset < 0 || offset + bytes > launched->shared_bytes)
         violation(site, format("%d bytes at byte %d of %d bytes of shared memory", bytes, offset, launched->shared_bytes));
-    if (offset % bytes != 0) violation(site, format("misaligned: %d bytes at byte %d of shared memory", bytes, offset));
+    if (offset & (bytes - 1)) violation(site, format("misaligned: %d bytes at byte %d of shared memory", bytes, offset));
     const Access mine = access(site, use == Use::Copy);
     for (int half = offset / 2; half < (offset + bytes) / 2; half++) record(use, half, mine);
     return arena + offset;
