@@ -95,7 +95,7 @@ final class RandomModelCommand extends Subcommand {
     private List<String> textKeys = List.of("title");
 
     @Option(names = "--max-text-length", paramLabel = "N", description = "Of a run. Default: ${DEFAULT-VALUE}.")
-    private int maxTextLength = 64;
+    private int maxTextLength = 128; // bytes, and the prompt alone has more than 50
 
     @Option(names = "--max-history", paramLabel = "N", description = "Of a run. Default: ${DEFAULT-VALUE}.")
     private int maxHistory = 50;
