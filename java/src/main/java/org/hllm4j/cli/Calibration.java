@@ -1,6 +1,5 @@
 package org.hllm4j.cli;
 
-import java.nio.file.Path;
 import java.util.Arrays;
 import org.hllm4j.data.Batch;
 import org.hllm4j.data.Batches;
@@ -30,13 +29,12 @@ record Calibration(double step, double epochEnd) {
     private static final double SAVED_BYTES_PER_SECOND = 100e6; // written, fsynced and hashed
 
     /**
-     * @param saving bytes of the model
+     * @param plan of this training; refused where it does not fit in memory
      * @param seconds that the measurement may take, roughly
      */
     static Calibration of(
-            Context context, ModelStart start, TrainOptions options, Dataset data, long saving, double seconds) {
-        TrainingPlan.of(start, options, data, Path.of("."), context.activations())
-                .requireMemory(context.device());
+            Context context, ModelStart start, TrainOptions options, Dataset data, TrainingPlan plan, double seconds) {
+        plan.requireMemory(context.device());
         Batches batches = Trainer.batches(data, options, start.maxHistory());
         try (Hllm model = start.model(context, data);
                 AdamWOptimizer optimizer = new AdamWOptimizer(model, 0, 1);
@@ -60,7 +58,7 @@ record Calibration(double step, double epochEnd) {
                 double encoding = (System.nanoTime() - begin) / 1e9;
                 double users = validation(model, table, batches.batch(0, 0))
                         * data.interactions().users();
-                return new Calibration(spent / steps, 1.5 * encoding + users + saving / SAVED_BYTES_PER_SECOND);
+                return new Calibration(spent / steps, 1.5 * encoding + users + plan.model() / SAVED_BYTES_PER_SECOND);
             }
         }
     }

@@ -344,7 +344,7 @@ final class CompareCommand extends Subcommand {
             progress.say("Measuring how fast this machine is");
             long perEpoch = Trainer.steps(data, options.withEpochs(1), maxHistory);
             TrainingPlan plan = TrainingPlan.of(start, options, data, out, context.activations());
-            Calibration calibration = Calibration.of(context, start, options, data, plan.model(), 6 * minutes);
+            Calibration calibration = Calibration.of(context, start, options, data, plan, 6 * minutes);
             long steps = Math.min(
                     perEpoch * options.epochs(), calibration.steps(60 * minutes - calibration.epochEnd(), perEpoch));
             Map<String, Object> choice = new LinkedHashMap<>(identity);

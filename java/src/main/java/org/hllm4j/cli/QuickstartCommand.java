@@ -163,7 +163,7 @@ final class QuickstartCommand extends Subcommand {
                     + plan.freeBytes() / 1_000_000 + " MB are free; name another folder with --dir");
         }
         progress.say("Measuring how fast this machine is");
-        Calibration calibration = Calibration.of(context, start, all, data, plan.model(), 3 * minutes);
+        Calibration calibration = Calibration.of(context, start, all, data, plan, 3 * minutes);
         long perEpoch = Trainer.steps(data, recipe.options(1, 0), start.maxHistory());
         double left = 60 * minutes * SAFETY - (System.nanoTime() - begin) / 1e9 - calibration.epochEnd();
         int steps = (int) Math.min(recipe.maxEpochs() * perEpoch, calibration.steps(left, perEpoch));

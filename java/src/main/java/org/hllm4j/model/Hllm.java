@@ -31,8 +31,11 @@ import org.hllm4j.weights.TensorSource;
  * {@link #randomise}. One thread at a time; owns its parameters.
  */
 public final class Hllm implements AutoCloseable {
-    /** Log of the loss's scale, learned; starts at ln(1 / 0.07). */
+    /** Log of the loss's scale, learned. */
     public static final String LOGIT_SCALE = "logit_scale";
+
+    /** Where it starts. */
+    public static final float LOGIT_SCALE_START = (float) Math.log(1 / 0.07);
 
     /** Input vector of [ITEM], learned. */
     public static final String ITEM_TOKEN = "item_emb_tokens";
@@ -124,7 +127,7 @@ public final class Hllm implements AutoCloseable {
                         : new ItemTable(context, parameters, config);
         users = sides.contains(Side.USER) ? new UserLlm(context, parameters, config) : null;
         ranker = config.fusion() == null ? null : new RankingHead(context, parameters, config);
-        parameters.get(LOGIT_SCALE).value().write(new float[] {(float) Math.log(1 / 0.07)});
+        parameters.get(LOGIT_SCALE).value().write(new float[] {LOGIT_SCALE_START});
     }
 
     /** All parameters; the logit scale and the projection are trained with either side. */

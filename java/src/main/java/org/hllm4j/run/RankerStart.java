@@ -53,9 +53,7 @@ public sealed interface RankerStart {
 
         @Override
         public Parameters.Layout layout(Fusion fusion) {
-            return Hllm.layout(
-                    start.config().withFusion(fusion),
-                    start.adapters().on(start.freeze().trained(true)));
+            return Hllm.layout(start.config().withFusion(fusion), start.trained(true));
         }
 
         @Override
@@ -95,14 +93,18 @@ public sealed interface RankerStart {
             return new Dataset(log.catalogue(), log, run.tokens(log.catalogue()));
         }
 
+        private Hllm.Trained trained() {
+            return adapters.on(freeze.trained(true));
+        }
+
         @Override
         public Parameters.Layout layout(Fusion fusion) {
-            return Hllm.layout(run.config().withFusion(fusion), adapters.on(freeze.trained(true)));
+            return Hllm.layout(run.config().withFusion(fusion), trained());
         }
 
         @Override
         public Hllm model(Context context, Fusion fusion, double rate) {
-            Hllm model = run.loadForRanking(context, fusion, adapters.on(freeze.trained(true)));
+            Hllm model = run.loadForRanking(context, fusion, trained());
             model.randomiseRanker(seed, rate);
             model.randomiseAdapters(seed);
             return model;

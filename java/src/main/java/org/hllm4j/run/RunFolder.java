@@ -215,7 +215,7 @@ public final class RunFolder {
                 new TensorInfo(Hllm.LOGIT_SCALE, StoredType.F32, new long[] {1}));
         try (SafetensorsWriter writer = SafetensorsWriter.create(rest, infos, Map.of("format", "pt"))) {
             writer.append(Hllm.ITEM_TOKEN, FloatBuffer.wrap(token));
-            writer.append(Hllm.LOGIT_SCALE, FloatBuffer.wrap(new float[] {(float) Math.log(1 / 0.07)}));
+            writer.append(Hllm.LOGIT_SCALE, FloatBuffer.wrap(new float[] {Hllm.LOGIT_SCALE_START}));
         }
         sha256.put("hllm.safetensors", Hashes.of(rest));
         sha256.put("prompt", Hashes.of(ItemText.PROMPT.getBytes(StandardCharsets.UTF_8)));

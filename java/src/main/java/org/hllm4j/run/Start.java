@@ -127,39 +127,27 @@ public record Start(
 
     /** The first layers only, for machines or time that do not allow more. */
     public Start withLayers(int item, int user) {
-        return with(freeze, item, user, maxHistory, textKeys);
+        return with(freeze, item, user, maxHistory, textKeys, adapters);
     }
 
     public Start withTextKeys(List<String> keys) {
-        return with(freeze, itemLayers, userLayers, maxHistory, List.copyOf(keys));
+        return with(freeze, itemLayers, userLayers, maxHistory, List.copyOf(keys), adapters);
     }
 
     public Start withMaxHistory(int events) {
-        return with(freeze, itemLayers, userLayers, events, textKeys);
+        return with(freeze, itemLayers, userLayers, events, textKeys, adapters);
     }
 
     public Start withFreeze(Freeze frozen) {
-        return with(frozen, itemLayers, userLayers, maxHistory, textKeys);
+        return with(frozen, itemLayers, userLayers, maxHistory, textKeys, adapters);
     }
 
     public Start withAdapters(Adapters chosen) {
-        return new Start(
-                itemLlm,
-                userLlm,
-                itemInit,
-                userInit,
-                freeze,
-                itemLayers,
-                userLayers,
-                pooling,
-                maxTextLength,
-                maxHistory,
-                textKeys,
-                seed,
-                chosen);
+        return with(freeze, itemLayers, userLayers, maxHistory, textKeys, chosen);
     }
 
-    private Start with(Freeze freeze, int itemLayers, int userLayers, int maxHistory, List<String> textKeys) {
+    private Start with(
+            Freeze freeze, int itemLayers, int userLayers, int maxHistory, List<String> textKeys, Adapters adapters) {
         return new Start(
                 itemLlm,
                 userLlm,
@@ -216,14 +204,20 @@ public record Start(
 
     @Override
     public Hllm.Trained trained() {
-        return adapters.on(freeze.trained(false));
+        return trained(false);
+    }
+
+    /** @param ranker whether a ranking head is trained too */
+    Hllm.Trained trained(boolean ranker) {
+        return adapters.on(freeze.trained(ranker));
     }
 
     /** Beside adapters, as they are stored: in bf16 where all of them are. */
     @Override
     public DType storage() {
-        boolean itemStays = adapters.item() > 0 || freeze == Freeze.ITEM || freeze == Freeze.BOTH;
-        boolean userStays = adapters.user() > 0 || freeze == Freeze.USER || freeze == Freeze.BOTH;
+        Hllm.Trained trained = trained();
+        boolean itemStays = !trained.item() || trained.itemLora() != null;
+        boolean userStays = !trained.user() || trained.userLora() != null;
         return adapters.any()
                         && (!itemStays || storedInBf16(itemLlm, itemInit))
                         && (!userStays || storedInBf16(userLlm, userInit))
@@ -281,8 +275,7 @@ public record Start(
 
     /** The model with a ranking head, which is zero yet; the caller closes it. */
     Hllm ranker(Context context, Fusion fusion) {
-        Hllm.Trained trained = adapters.on(freeze.trained(true));
-        return filled(new Hllm(context, config().withFusion(fusion), trained, storage()));
+        return filled(new Hllm(context, config().withFusion(fusion), trained(true), storage()));
     }
 
     private Hllm model(Context context, Hllm.Trained trained, DType storage) {

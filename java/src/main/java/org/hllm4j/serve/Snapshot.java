@@ -142,12 +142,16 @@ public final class Snapshot implements AutoCloseable {
 
     /** What stays in memory: the user side, and the item side where it is wanted and fits. */
     private static Set<Hllm.Side> sides(RunFolder run, Catalogue catalogue, Options options) {
-        Set<Hllm.Side> both = EnumSet.allOf(Hllm.Side.class);
-        if (options.addItems == AddItems.YES
-                || options.addItems == AddItems.AUTO
-                        && need(run, catalogue, both, options).fits(options.device)) {
-            need(run, catalogue, both, options).require(options.device, "serving with items that can be added", LESS);
-            return both;
+        if (options.addItems != AddItems.NO) {
+            Set<Hllm.Side> both = EnumSet.allOf(Hllm.Side.class);
+            MemoryNeed need = need(run, catalogue, both, options);
+            if (options.addItems == AddItems.YES) {
+                need.require(options.device, "serving with items that can be added", LESS);
+                return both;
+            }
+            if (need.fits(options.device)) {
+                return both;
+            }
         }
         Set<Hllm.Side> users = EnumSet.of(Hllm.Side.USER);
         need(run, catalogue, users, options).require(options.device, "serving", LESS);

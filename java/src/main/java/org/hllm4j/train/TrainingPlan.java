@@ -69,7 +69,6 @@ public record TrainingPlan(
         boolean trains = !start.trained().equals(Hllm.Trained.NOTHING);
         Parameters.Layout layout = Hllm.layout(config, start.trained());
         DType storage = start.storage();
-        long narrowed = (FLOAT - storage.bytes()) * layout.frozenMatrixElements();
         long copied = activations == DType.F32
                 ? storage.bytes() * layout.frozenMatrixElements()
                 : activations.bytes()
@@ -86,7 +85,7 @@ public record TrainingPlan(
                 trains ? Trainer.steps(data, options, start.maxHistory()) : 0,
                 layout.trainableElements(),
                 layout.frozenElements(),
-                FLOAT * layout.frozenElements() - narrowed,
+                layout.frozenBytes(storage),
                 FLOAT * layout.elements(),
                 copied,
                 step.kept,
@@ -210,13 +209,12 @@ public record TrainingPlan(
         return 2 * FLOAT * trained;
     }
 
-    /** What it takes of the memory of a device, part by part. */
-    private MemoryNeed need(String device) {
+    /** What it takes of the memory of a device, part by part; the item vectors are there twice. */
+    private MemoryNeed need() {
         return state(trained, frozen, frozenBytes)
                 .with("second copies of matrices, in the form that is multiplied with", copies)
                 .with("activations of a step", activations())
-                .with("item vectors, as they are and normalised", 2 * vectors)
-                .with("Java", device.equals("cpu") ? JAVA : 0);
+                .with("item vectors, as they are and normalised", 2 * vectors);
     }
 
     /** What stays from step to step. */
@@ -241,12 +239,12 @@ public record TrainingPlan(
 
     /** Refuses a training that does not fit in the memory of a device, with the arithmetic. */
     public void requireMemory(String device) {
-        need(device).require(device, "training", LESS);
+        need().with("Java", device.equals("cpu") ? JAVA : 0).require(device, "training", LESS);
     }
 
-    /** Bytes of native memory; the item vectors are there twice, as they are and normalised. */
+    /** Bytes of native memory. */
     public long memory() {
-        return parameters() + copies + gradients() + moments() + activations() + 2 * vectors;
+        return need().bytes();
     }
 
     /** Bytes of a checkpoint: parameters and moments. */
