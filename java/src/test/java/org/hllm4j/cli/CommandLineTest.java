@@ -155,19 +155,7 @@ class CommandLineTest {
                 world.interactions());
         fails("is not a run folder", "embed", "--run", run, "--items", world.items(), "--out", folder.resolve("v.npy"));
         Path token = Files.writeString(folder.resolve("token.npy"), "no array");
-        fails(
-                "not an .npy file",
-                "embed",
-                "--llm",
-                world.llm(),
-                "--items",
-                world.items(),
-                "--text-keys",
-                "title",
-                "--out",
-                folder.resolve("v.npy"),
-                "--item-token",
-                token);
+        fails("not an .npy file", world.embed(world.llm(), folder.resolve("v.npy"), "--item-token", token));
         Path log = Files.writeString(folder.resolve("unknown.csv"), "item_id,user_id,timestamp\nx9,u1,1\n");
         fails("--missing-text allow", train("--interactions", log));
     }

@@ -77,17 +77,7 @@ class MemoryTest {
         Path out = folder.resolve("refused");
         refused(
                 List.of("embedding needs", "0.000098 GiB are available on", "item side", "--dtype=bf16", "--memory"),
-                "embed",
-                "--llm",
-                world.llm(),
-                "--items",
-                world.items(),
-                "--text-keys",
-                "title",
-                "--out",
-                folder.resolve("vectors.npy"),
-                "--memory",
-                "103k");
+                world.embed(world.llm(), folder.resolve("vectors.npy"), "--memory", "103k"));
         refused(
                 List.of("training needs", "gradients", "AdamW's two moments", "--freeze", "Java", "--memory"),
                 "train",
@@ -104,18 +94,7 @@ class MemoryTest {
                 "--memory",
                 "103k");
         assertFalse(Files.exists(out));
-        Ran enough = run(
-                "embed",
-                "--llm",
-                world.llm(),
-                "--items",
-                world.items(),
-                "--text-keys",
-                "title",
-                "--out",
-                folder.resolve("vectors.npy"),
-                "--memory",
-                "1g");
+        Ran enough = run(world.embed(world.llm(), folder.resolve("vectors.npy"), "--memory", "1g"));
         assertEquals(Main.OK, enough.code(), enough.err());
     }
 
@@ -139,18 +118,7 @@ class MemoryTest {
 
     private Path embedded(Path llm, TinyWorld world, DType storage) {
         Path out = folder.resolve(llm.getFileName() + "-" + storage + ".npy");
-        Ran ran = run(
-                "embed",
-                "--llm",
-                llm,
-                "--items",
-                world.items(),
-                "--text-keys",
-                "title",
-                "--out",
-                out,
-                "--dtype",
-                storage);
+        Ran ran = run(world.embed(llm, out, "--dtype", storage));
         assertEquals(Main.OK, ran.code(), ran.err());
         return out;
     }

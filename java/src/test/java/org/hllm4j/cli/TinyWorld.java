@@ -39,6 +39,14 @@ record TinyWorld(Path llm, Path items, Path interactions) {
         return new Ran(code, out.toString(), err.toString());
     }
 
+    /** The command that embeds the titles. */
+    Object[] embed(Path model, Path out, Object... more) {
+        List<Object> command = new ArrayList<>(
+                List.of("embed", "--llm", model, "--items", items, "--text-keys", "title", "--out", out));
+        command.addAll(List.of(more));
+        return command.toArray();
+    }
+
     static TinyWorld in(Path folder) {
         return in(folder, StoredType.F32);
     }

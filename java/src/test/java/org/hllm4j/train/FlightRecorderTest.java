@@ -5,7 +5,6 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.io.IOException;
 import java.nio.file.Path;
-import java.util.ArrayList;
 import java.util.Comparator;
 import java.util.List;
 import java.util.Map;
@@ -92,7 +91,7 @@ class FlightRecorderTest {
     @Test
     void everyTrainingStepIsAnEvent() throws IOException {
         Dataset data = Tiny.dataset(folder, 40, 30);
-        List<StepLog> steps = new ArrayList<>();
+        StepRecorder recorder = new StepRecorder(-1);
         List<RecordedEvent> events = record("org.hllm4j.TrainingStep", () -> {
             try (Context context = Context.open(Tiny.device());
                     Hllm model = Tiny.model(context, Pooling.TOKEN, new Hllm.Trained(true, true))) {
@@ -102,14 +101,10 @@ class FlightRecorderTest {
                         TrainOptions.DEFAULTS.withEpochs(1).withBatchUsers(8),
                         RunFolder.create(folder.resolve("run")),
                         new Origin(List.of("title"), "{}", Map.of()),
-                        new TrainListener() {
-                            @Override
-                            public void step(StepLog log) {
-                                steps.add(log);
-                            }
-                        });
+                        recorder);
             }
         });
+        List<StepLog> steps = recorder.steps();
         assertEquals(steps.size(), events.size());
         assertTrue(steps.size() > 1);
         for (int i = 0; i < steps.size(); i++) {

@@ -35,21 +35,15 @@ class IdModelTrainerTest {
 
     private float[] train(String name, TrainOptions options, int stopAfter) {
         Dataset data = START.dataset(Tiny.dataset(folder, 40, 30).interactions(), null);
-        int[] steps = {0};
         try (Context context = Context.open(Tiny.device(), DType.F32);
                 Hllm model = START.model(context, data)) {
             Trainer.Summary summary = Trainer.fit(
-                    model, data, options, RunFolder.create(folder.resolve(name)), START.origin(), new TrainListener() {
-                        @Override
-                        public void step(StepLog log) {
-                            steps[0]++;
-                        }
-
-                        @Override
-                        public boolean stopRequested() {
-                            return steps[0] == stopAfter;
-                        }
-                    });
+                    model,
+                    data,
+                    options,
+                    RunFolder.create(folder.resolve(name)),
+                    START.origin(),
+                    new StepRecorder(stopAfter));
             assertEquals(stopAfter < 0, summary.finished());
             return model.parameters().values().toFloats();
         }

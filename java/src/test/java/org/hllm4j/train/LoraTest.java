@@ -221,32 +221,22 @@ class LoraTest {
         return model;
     }
 
-    private Trainer.Summary fit(Hllm model, String name, TrainOptions options, List<Double> losses, int stopAfter) {
+    private Trainer.Summary fit(Hllm model, String name, TrainOptions options, TrainListener listener) {
         return Trainer.fit(
                 model,
                 data,
                 options,
                 RunFolder.create(folder.resolve(name)),
                 new Origin(List.of("title"), "{}", Map.of("start", "test")),
-                new TrainListener() {
-                    @Override
-                    public void step(StepLog log) {
-                        losses.add(log.result().loss());
-                    }
-
-                    @Override
-                    public boolean stopRequested() {
-                        return losses.size() == stopAfter;
-                    }
-                });
+                listener);
     }
 
     private Trained train(String name, int stopAfter) {
-        List<Double> losses = new ArrayList<>();
+        StepRecorder recorder = new StepRecorder(stopAfter);
         try (Context context = Context.open(Tiny.device());
                 Hllm model = start(context, DType.BF16)) {
-            Trainer.Summary summary = fit(model, name, OPTIONS, losses, stopAfter);
-            return new Trained(model.parameters().values().toFloats(), losses, summary);
+            Trainer.Summary summary = fit(model, name, OPTIONS, recorder);
+            return new Trained(model.parameters().values().toFloats(), recorder.losses(), summary);
         }
     }
 
@@ -280,8 +270,9 @@ class LoraTest {
         try (Context context = Context.open(Tiny.device());
                 Hllm start = start(context, storage);
                 Hllm model = start(context, storage)) {
-            List<Double> losses = new ArrayList<>();
-            fit(model, "run", OPTIONS, losses, -1);
+            StepRecorder recorder = new StepRecorder(-1);
+            fit(model, "run", OPTIONS, recorder);
+            List<Double> losses = recorder.losses();
             int third = losses.size() / 3;
             double before = mean(losses.subList(0, third));
             double after = mean(losses.subList(losses.size() - third, losses.size()));
@@ -321,7 +312,7 @@ class LoraTest {
                 1, 3, 8, 20, true, 1, 0, 5e-2, 0.1, 0.01, 1, 0.99, Tiny.seed(), 1000, false, 5, false, 1000);
         try (Context context = Context.open(Tiny.device(), DType.F32);
                 Hllm model = start(context, DType.F32)) {
-            fit(model, "run", unvalidated, new ArrayList<>(), -1);
+            fit(model, "run", unvalidated, TrainListener.SILENT);
             try (Hllm loaded = new RunFolder(folder.resolve("run")).load(context, DType.F32);
                     Hllm untrained = start(context, DType.F32);
                     Tensor expected = table(model);
@@ -354,7 +345,7 @@ class LoraTest {
             values[7] = Math.nextUp(values[7]);
             norm.value().write(values);
             HllmException refused =
-                    assertThrows(HllmException.class, () -> fit(model, "run", OPTIONS, new ArrayList<>(), -1));
+                    assertThrows(HllmException.class, () -> fit(model, "run", OPTIONS, TrainListener.SILENT));
             assertTrue(refused.getMessage().contains("other start weights"), refused.getMessage());
         }
         assertNotNull(train("run", -1).summary(), "the right ones do");
@@ -375,7 +366,7 @@ class LoraTest {
                 assertEquals(trained.user(), model.trains(Hllm.Side.USER), trained.toString());
                 String below = Hashes.ofFrozen(model.parameters());
                 float[] before = model.parameters().values().toFloats();
-                fit(model, trained.toString(), OPTIONS, new ArrayList<>(), -1);
+                fit(model, trained.toString(), OPTIONS, TrainListener.SILENT);
                 assertEquals(below, Hashes.ofFrozen(model.parameters()));
                 assertTrue(
                         Tiny.relativeError(before, model.parameters().values().toFloats()) > 0);

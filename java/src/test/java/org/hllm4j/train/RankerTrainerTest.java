@@ -255,7 +255,7 @@ class RankerTrainerTest {
     private record Run(float[] values, Trainer.Summary summary, List<Double> losses) {}
 
     private Run train(String name, Fusion fusion, double lambda, Hllm.Trained trained, TrainOptions options, int stop) {
-        List<Double> losses = new ArrayList<>();
+        StepRecorder recorder = new StepRecorder(stop);
         try (Context context = Context.open(Tiny.device(), DType.F32);
                 Hllm model = model(context, fusion, Pooling.TOKEN, trained)) {
             Trainer.Summary summary = Trainer.fitRanker(
@@ -265,18 +265,8 @@ class RankerTrainerTest {
                     ranking(lambda),
                     RunFolder.create(folder.resolve(name)),
                     new Origin(List.of("title"), "{}", Map.of("start", "test")),
-                    new TrainListener() {
-                        @Override
-                        public void step(StepLog log) {
-                            losses.add(log.result().loss());
-                        }
-
-                        @Override
-                        public boolean stopRequested() {
-                            return losses.size() == stop;
-                        }
-                    });
-            return new Run(model.parameters().values().toFloats(), summary, losses);
+                    recorder);
+            return new Run(model.parameters().values().toFloats(), summary, recorder.losses());
         }
     }
 

@@ -54,7 +54,7 @@ class TrainerTest {
     private record Trained(float[] values, Trainer.Summary summary, List<StepLog> steps) {}
 
     private Trained train(String name, TrainOptions options, Hllm.Trained trained, int stopAfter) {
-        List<StepLog> steps = new ArrayList<>();
+        StepRecorder recorder = new StepRecorder(stopAfter);
         try (Context context = Context.open(Tiny.device());
                 Hllm model = Tiny.model(context, Pooling.TOKEN, trained)) {
             Trainer.Summary summary = Trainer.fit(
@@ -63,18 +63,8 @@ class TrainerTest {
                     options,
                     RunFolder.create(folder.resolve(name)),
                     new Origin(List.of("title"), "{}", Map.of("start", "test")),
-                    new TrainListener() {
-                        @Override
-                        public void step(StepLog log) {
-                            steps.add(log);
-                        }
-
-                        @Override
-                        public boolean stopRequested() {
-                            return steps.size() == stopAfter;
-                        }
-                    });
-            return new Trained(model.parameters().values().toFloats(), summary, steps);
+                    recorder);
+            return new Trained(model.parameters().values().toFloats(), summary, recorder.steps());
         }
     }
 
@@ -190,19 +180,15 @@ class TrainerTest {
                 Hllm start = Tiny.model(context, Pooling.TOKEN, BOTH)) {
             for (Hllm.Trained trained : List.of(BOTH, new Hllm.Trained(false, true), new Hllm.Trained(true, false))) {
                 try (Hllm model = Tiny.model(context, Pooling.TOKEN, trained)) {
-                    List<Double> losses = new ArrayList<>();
+                    StepRecorder recorder = new StepRecorder(-1);
                     Trainer.fit(
                             model,
                             data,
                             OPTIONS,
                             RunFolder.create(folder.resolve(trained.toString())),
                             new Origin(List.of("title"), "{}", Map.of()),
-                            new TrainListener() {
-                                @Override
-                                public void step(StepLog log) {
-                                    losses.add(log.result().loss());
-                                }
-                            });
+                            recorder);
+                    List<Double> losses = recorder.losses();
                     int third = losses.size() / 3;
                     double before = losses.subList(0, third).stream()
                             .mapToDouble(d -> d)
