@@ -1,6 +1,8 @@
 package org.hllm4j.perf;
 
+import com.sun.management.OperatingSystemMXBean;
 import java.io.IOException;
+import java.lang.management.ManagementFactory;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
@@ -9,7 +11,7 @@ import org.hllm4j.engine.Context;
 /**
  * Where the numbers come from.
  *
- * @param load processes that wanted to run, on average over the minute before the start
+ * @param load cores that other processes kept busy in the second before the start
  * @param commit of the checkout around the working directory, "+" when it was changed; "" when there is none
  * @param gpu the card and its driver; null where the processor is measured
  */
@@ -39,7 +41,7 @@ record Machine(
                 System.getProperty("os.name") + " " + System.getProperty("os.version"),
                 Runtime.version().toString(),
                 Context.buildInfo(),
-                Double.parseDouble(read("/proc/loadavg", "0").split(" ")[0]),
+                othersLoad(),
                 checkout(),
                 card == null ? null : card.text());
     }
@@ -51,7 +53,7 @@ record Machine(
 
     /** Whether others compute here too, so that times mean little. */
     boolean busy() {
-        return load > 0.3 * cores;
+        return load > 0.1 * cores;
     }
 
     String text() {
@@ -69,6 +71,19 @@ record Machine(
                 load,
                 busy() ? " (BUSY: the times below mean little)" : "",
                 commit.isEmpty() ? "" : ", commit " + commit);
+    }
+
+    /** A load average would count the run before this one, and this one's own start. */
+    private static double othersLoad() {
+        var system = ManagementFactory.getPlatformMXBean(OperatingSystemMXBean.class);
+        system.getCpuLoad();
+        system.getProcessCpuLoad(); // both tell of the time since they were last asked
+        try {
+            Thread.sleep(1000);
+        } catch (InterruptedException e) {
+            Thread.currentThread().interrupt();
+        }
+        return Math.max(0, system.getCpuLoad() - system.getProcessCpuLoad()) * system.getAvailableProcessors();
     }
 
     private static String extensions() {
