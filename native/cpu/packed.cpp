@@ -26,6 +26,8 @@ struct Tile {
     const void* x;
     int64_t ldx;
     const void* panel;
+    const void* next;  // what tiles after this one will read: fetched to the second-level cache,
+    int64_t fetch;     // a line for every so many bytes that a lane of the panel goes on
     int64_t K, columns;
     bool accumulate;
 };
@@ -66,24 +68,52 @@ HWY_INLINE void store_row(float* y, const Tile& t, V32 low, V32 high) {
     for (int64_t n = 0; n < t.columns; n++) y[n] = t.accumulate ? y[n] + out[n] : out[n];
 }
 
+// The sums of a tile, and the rows of x in threes: a pointer for each row would not leave enough registers.
+template <int ROWS>
+struct Sums {
+    V32 low[ROWS], high[ROWS];
+    const float* x[(ROWS + 2) / 3];
+    const int64_t ldx;
+
+    HWY_INLINE explicit Sums(const Tile& t) : ldx(t.ldx) {
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; r++) {
+            low[r] = high[r] = hn::Zero(F32());
+            x[r / 3] = static_cast<const float*>(t.x) + r / 3 * 3 * ldx;
+        }
+    }
+
+    // x of this k times two vectors of the panel; on to the next k.
+    HWY_INLINE void add(V32 a, V32 b) {
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; r++) {
+            const V32 v = hn::Set(F32(), x[r / 3][r % 3 * ldx]);
+            low[r] = hn::MulAdd(v, a, low[r]);
+            high[r] = hn::MulAdd(v, b, high[r]);
+        }
+#pragma GCC unroll 4
+        for (const float*& rows : x) rows++;
+    }
+
+    HWY_INLINE void store(const Tile& t) const {
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; r++) store_row(t.y + r * t.ldy, t, low[r], high[r]);
+    }
+};
+
 template <int ROWS>
 void tile_f32(const Tile& t) {
     const F32 d;
     const size_t N = hn::Lanes(d);
-    const auto* x = static_cast<const float*>(t.x);
     const auto* panel = static_cast<const float*>(t.panel);
-    V32 low[ROWS], high[ROWS];
-    for (int r = 0; r < ROWS; r++) low[r] = high[r] = hn::Zero(d);
-    for (int64_t k = 0; k < t.K; k++, panel += 2 * N) {
-        const V32 a = hn::Load(d, panel), b = hn::Load(d, panel + N);
-#pragma GCC unroll 12
-        for (int r = 0; r < ROWS; r++) {
-            const V32 v = hn::Set(d, x[r * t.ldx + k]);
-            low[r] = hn::MulAdd(v, a, low[r]);
-            high[r] = hn::MulAdd(v, b, high[r]);
-        }
+    const auto* next = static_cast<const std::byte*>(t.next);
+    Sums<ROWS> sums(t);
+#pragma GCC unroll 2
+    for (int64_t k = 0; k < t.K; k++, panel += 2 * N, next += t.fetch) {
+        __builtin_prefetch(next, 0, 2);
+        sums.add(hn::Load(d, panel), hn::Load(d, panel + N));
     }
-    for (int r = 0; r < ROWS; r++) store_row(t.y + r * t.ldy, t, low[r], high[r]);
+    sums.store(t);
 }
 
 // bf16 panels under float32 x: a 32-bit lane holds two k of one column, each widened in a register.
@@ -92,30 +122,18 @@ void tile_bf16(const Tile& t) {
     const F32 d;
     const hn::RebindToUnsigned<F32> du;
     const size_t N = hn::Lanes(d);
-    const auto* x = static_cast<const float*>(t.x);
     const auto* panel = static_cast<const uint32_t*>(t.panel);
+    const auto* next = static_cast<const std::byte*>(t.next);
     const auto upper = hn::Set(du, 0xffff0000u);
-    V32 low[ROWS], high[ROWS];
-    for (int r = 0; r < ROWS; r++) low[r] = high[r] = hn::Zero(d);
-    for (int64_t k = 0; k < t.K; k += 2, panel += 2 * N) {
+    Sums<ROWS> sums(t);
+    for (int64_t k = 0; k < t.K; k += 2, panel += 2 * N, next += t.fetch) {
+        __builtin_prefetch(next, 0, 2);
         const auto a = hn::Load(du, panel), b = hn::Load(du, panel + N);
-        const V32 a0 = hn::BitCast(d, hn::ShiftLeft<16>(a)), b0 = hn::BitCast(d, hn::ShiftLeft<16>(b));
-#pragma GCC unroll 12
-        for (int r = 0; r < ROWS; r++) {
-            const V32 v = hn::Set(d, x[r * t.ldx + k]);
-            low[r] = hn::MulAdd(v, a0, low[r]);
-            high[r] = hn::MulAdd(v, b0, high[r]);
-        }
+        sums.add(hn::BitCast(d, hn::ShiftLeft<16>(a)), hn::BitCast(d, hn::ShiftLeft<16>(b)));
         if (k + 1 == t.K) break;
-        const V32 a1 = hn::BitCast(d, hn::And(a, upper)), b1 = hn::BitCast(d, hn::And(b, upper));
-#pragma GCC unroll 12
-        for (int r = 0; r < ROWS; r++) {
-            const V32 v = hn::Set(d, x[r * t.ldx + k + 1]);
-            low[r] = hn::MulAdd(v, a1, low[r]);
-            high[r] = hn::MulAdd(v, b1, high[r]);
-        }
+        sums.add(hn::BitCast(d, hn::And(a, upper)), hn::BitCast(d, hn::And(b, upper)));
     }
-    for (int r = 0; r < ROWS; r++) store_row(t.y + r * t.ldy, t, low[r], high[r]);
+    sums.store(t);
 }
 
 template <int... R>
@@ -148,10 +166,12 @@ template <int ROWS>
 void tile_pairs(const Tile& t) {
     const auto* x = static_cast<const uint32_t*>(t.x);
     const auto* panel = static_cast<const uint32_t*>(t.panel);
+    const auto* next = static_cast<const std::byte*>(t.next);
     __m512 low[ROWS], high[ROWS];
 #pragma GCC unroll 12
     for (int r = 0; r < ROWS; r++) low[r] = high[r] = _mm512_setzero_ps();
-    for (int64_t k = 0; k < t.K; k += 2, panel += 32) {
+    for (int64_t k = 0; k < t.K; k += 2, panel += 32, next += t.fetch) {
+        __builtin_prefetch(next, 0, 2);
         const auto a = reinterpret_cast<__m512bh>(_mm512_load_si512(panel));
         const auto b = reinterpret_cast<__m512bh>(_mm512_load_si512(panel + 16));
 #pragma GCC unroll 12
@@ -277,6 +297,7 @@ void packed_forward(Context& context, const View& y, const View& x, const View& 
     const TileKernels& kernels = w.dtype == HLLM_BF16 ? use.bf16 : use.f32;
     const int64_t per_lane = w.dtype == HLLM_BF16 ? 2 : 1;  // k in a lane of 32 bits of a panel
     const int64_t blocks = (T + BLOCK_ROWS - 1) / BLOCK_ROWS, all = panels_of(w);
+    const int64_t lane_bytes = use.columns * 4;
     // Even parts of K, each a whole number of lanes.
     const int64_t k_blocks = (K + BLOCK_K - 1) / BLOCK_K;
     const int64_t k_step = K == 0 ? BLOCK_K : ((K + k_blocks - 1) / k_blocks + 1) / 2 * 2;
@@ -294,18 +315,23 @@ void packed_forward(Context& context, const View& y, const View& x, const View& 
             for (int64_t r = 0; r < rows; r++) copy_row(mine + r * ldx, x.row(row + r), K, pairs);
             in = mine;
         }
+        const int64_t tiles = (rows + use.rows - 1) / use.rows;
+        const int64_t fetch = std::clamp<int64_t>(lane_bytes / tiles, 16, 64);  // together, the next panel
+        const int64_t last = std::min(all, (piece % cuts + 1) * group) - 1;
         for (int64_t k = 0; k == 0 || k < K; k += k_step)
-            for (int64_t p = piece % cuts * group; p < std::min(all, (piece % cuts + 1) * group); p++) {
-                const int64_t n = p * use.columns, lane = k / per_lane;
-                const auto* panel = static_cast<const std::byte*>(panels) + p * panel_bytes(w) + lane * use.columns * 4;
+            for (int64_t p = piece % cuts * group; p <= last; p++) {
+                const int64_t n = p * use.columns, lane = k / per_lane, part = std::min(k_step, K - k);
+                const auto* panel = static_cast<const std::byte*>(panels) + p * panel_bytes(w) + lane * lane_bytes;
+                const int64_t lanes = (part + per_lane - 1) / per_lane;
                 for (int64_t r = 0; r < rows; r += use.rows) {
-                    const int64_t count = std::min(use.rows, rows - r);
+                    const int64_t count = std::min(use.rows, rows - r), ahead = r / use.rows * lanes * fetch;
                     for (int64_t i = 0; i < count; i++)  // to be there when the tile's sums are done
                         for (int64_t line = 0; line < use.columns; line += CACHE_LINE)
                             __builtin_prefetch(y.row(row + r + i) + n + line, 1, 2);
-                    kernels[static_cast<size_t>(count)]({y.row(row + r) + n, y.stride[0], in + r * ldx + (pairs ? lane : k),
-                                                         ldx, panel, std::min(k_step, K - k), std::min(use.columns, N - n),
-                                                         accumulate || k > 0});
+                    kernels[static_cast<size_t>(count)](
+                        {y.row(row + r) + n, y.stride[0], in + r * ldx + (pairs ? lane : k), ldx, panel,
+                         panel + (p < last && ahead < lanes * lane_bytes ? panel_bytes(w) + ahead : 0), fetch, part,
+                         std::min(use.columns, N - n), accumulate || k > 0});
                 }
             }
     });
