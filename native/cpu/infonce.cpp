@@ -10,6 +10,7 @@
 
 #include "cpu/backend.h"
 #include "cpu/gemm.h"
+#include "cpu/packed.h"
 
 #ifndef HLLM_CPU_INFONCE  // what follows is shared by the instruction sets
 #define HLLM_CPU_INFONCE
@@ -35,9 +36,15 @@ HWY_BEFORE_NAMESPACE();
 namespace hllm {
 namespace HWY_NAMESPACE {
 
+// 1 / |x|, or 0.
+float infonce_inverse(const float* x, size_t n) {
+    const float norm = std::sqrt(dot(x, x, n));
+    return norm > 0 ? 1 / norm : 0;
+}
+
 // out = x^; returns 1 / |x|, or 0.
 float infonce_normalize(float* out, const float* in, size_t n) {
-    const float norm = std::sqrt(dot(in, in, n)), inverse = norm > 0 ? 1 / norm : 0;
+    const float inverse = infonce_inverse(in, n);
     const V32 factor = hn::Set(F32(), inverse);
     map(out, in, n, [&](V32 v) { return hn::Mul(v, factor); });
     return inverse;
@@ -49,26 +56,33 @@ void infonce_normalize_position(Position& position, float* u_hat, float* p_hat, 
     position.cosine = dot(u_hat, p_hat, D);
 }
 
-// u_cosines[M], cosines of u and the negatives, become exp(logit - maximum), 0 where masked; p_cosines are those of p.
-// Rows and ids are padded to whole vectors.
-void infonce_softmax(Position& position, float* u_cosines, const float* p_cosines, size_t M, float scale, float threshold,
-                     const int32_t* ids, int32_t target_id) {
-    constexpr size_t CHUNK = 4096;  // summed in float, then added in double
+// Cosines of u and negatives become -infinity where a negative is left out; p_cosines are those of p. Whole vectors of all.
+void infonce_mask(float* u_cosines, const float* p_cosines, size_t count, float threshold, const int32_t* ids,
+                  int32_t target_id) {
     const F32 d;
     const hn::RebindToSigned<F32> di;
+    const V32 masked = hn::Set(d, -std::numeric_limits<float>::infinity()), limit = hn::Set(d, threshold);
+    for (size_t i = 0; i < count; i += hn::Lanes(d)) {
+        auto out = hn::Gt(hn::LoadU(d, p_cosines + i), limit);
+        if (ids) out = hn::Or(out, hn::RebindMask(d, hn::Eq(hn::LoadU(di, ids + i), hn::Set(di, target_id))));
+        hn::StoreU(hn::IfThenElse(out, masked, hn::LoadU(d, u_cosines + i)), d, u_cosines + i);
+    }
+}
+
+// u_cosines[M], masked, become e / |n|, where e = exp(logit - maximum). Rows are padded to whole vectors.
+void infonce_softmax(Position& position, float* u_cosines, const float* n_inverse, size_t M, float scale) {
+    constexpr size_t CHUNK = 4096;  // summed in float, then added in double
+    const F32 d;
     const size_t N = hn::Lanes(d);
     const float logit = scale * position.cosine;
-    const V32 factor = hn::Set(d, scale), limit = hn::Set(d, threshold), target = hn::Set(d, logit);
+    const V32 factor = hn::Set(d, scale), target = hn::Set(d, logit);
     const V32 masked = hn::Set(d, -std::numeric_limits<float>::infinity());
     V32 high = target;
     size_t samples = 1, better = 0;
     for (size_t i = 0; i < M; i += N) {
-        auto keep = hn::And(hn::FirstN(d, M - i), hn::Not(hn::Gt(hn::LoadU(d, p_cosines + i), limit)));
-        if (ids) {
-            const auto same = hn::Eq(hn::LoadU(di, ids + i), hn::Set(di, target_id));
-            keep = hn::And(keep, hn::Not(hn::RebindMask(d, same)));
-        }
-        const V32 logits = hn::IfThenElse(keep, hn::Mul(hn::LoadU(d, u_cosines + i), factor), masked);
+        const V32 cosines = hn::LoadU(d, u_cosines + i);
+        const auto keep = hn::And(hn::FirstN(d, M - i), hn::Ne(cosines, masked));
+        const V32 logits = hn::IfThenElse(keep, hn::Mul(cosines, factor), masked);
         samples += hn::CountTrue(d, keep);
         better += hn::CountTrue(d, hn::Gt(logits, target));
         high = hn::Max(high, logits);
@@ -84,7 +98,7 @@ void infonce_softmax(Position& position, float* u_cosines, const float* p_cosine
             sum_e = hn::Add(sum_e, e);
             sum_distance =
                 hn::Add(sum_distance, hn::IfThenElseZero(hn::Gt(e, hn::Zero(d)), hn::Mul(e, hn::Sub(logits, target))));
-            hn::StoreU(e, d, u_cosines + i);
+            hn::StoreU(hn::Mul(e, hn::LoadU(d, n_inverse + i)), d, u_cosines + i);
         }
         negatives += sum(sum_e);
         distance += sum(sum_distance);
@@ -102,6 +116,12 @@ void infonce_softmax(Position& position, float* u_cosines, const float* p_cosine
 void infonce_denormalize(float* gradient, const float* x_hat, float inverse, size_t n) {
     const V32 along = hn::Set(F32(), dot(gradient, x_hat, n)), factor = hn::Set(F32(), inverse);
     map(gradient, gradient, x_hat, n, [&](V32 g, V32 x) { return hn::Mul(hn::NegMulAdd(along, x, g), factor); });
+}
+
+// g (in place), the gradient of n^ over |n|, becomes that of n.
+void infonce_backward_negative(float* g, const float* n, float inverse, size_t D) {
+    const V32 along = hn::Set(F32(), dot(g, n, D) * inverse * inverse);
+    map(g, g, n, D, [&](V32 v, V32 x) { return hn::NegMulAdd(along, x, v); });
 }
 
 // du holds sum of e_j n^_j. u_hat is scaled by what it contributes to the gradients of the negatives.
@@ -123,7 +143,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace hllm {
 
-constexpr int64_t TILE = 128;      // positions
+constexpr int64_t TILE = 256;      // positions
+constexpr int64_t MASKED = 4096;   // negatives that are compared with the targets at a time; whole panels
 constexpr int64_t PADDING = 16;    // rows of logits are padded to whole vectors of any instruction set
 constexpr int64_t ROW_GRAIN = 16;  // rows of a work item that only normalises
 
@@ -132,10 +153,14 @@ void Cpu::infonce(Context& context, const InfoNce& a) {
     const int64_t tile = std::min(T, TILE);
     const float scale = std::exp(a.logit_scale.f32()[0]);
 
-    float* n_hat = context.scratch.take<float>(M * D);
-    float* n_inverse = context.scratch.take<float>(M);
-    float* u_hat = context.scratch.take<float>(2 * tile * D);  // a tile's u^, then its p^
-    float* u_cosines = context.scratch.take<float>(2 * tile * width);
+    std::byte* n_hat = context.scratch.take<std::byte>(hllm::packed_bytes(a.n));
+    float* n_inverse = context.scratch.take<float>(width);
+    View u_hat, p_hat, u_cosines, p_cosines;  // of a tile
+    u_hat.shape[1] = p_hat.shape[1] = D;
+    u_hat.stride[0] = p_hat.stride[0] = D + PADDING;  // no multiple of a page
+    u_cosines.stride[0] = width;
+    p_cosines.stride[0] = std::min(width, MASKED);
+    for (View* x : {&u_hat, &p_hat, &u_cosines, &p_cosines}) x->data = context.scratch.take<float>(tile * x->stride[0]);
     Position* positions = context.scratch.take<Position>(tile);
     int32_t* ids = nullptr;
     if (a.negative_ids) {
@@ -144,24 +169,35 @@ void Cpu::infonce(Context& context, const InfoNce& a) {
     }
 
     team().ranges(M, ROW_GRAIN, [&](int64_t begin, int64_t end, int) {
-        for (int64_t j = begin; j < end; j++) n_inverse[j] = HLLM_DISPATCH(infonce_normalize)(n_hat + j * D, a.n.row(j), D);
+        for (int64_t j = begin; j < end; j++) n_inverse[j] = HLLM_DISPATCH(infonce_inverse)(a.n.row(j), D);
     });
+    std::fill(n_inverse + M, n_inverse + width, 0.f);
+    hllm::pack(n_hat, a.n, n_inverse);
     const auto normalize_position = HLLM_DISPATCH(infonce_normalize_position);
+    const auto mask = HLLM_DISPATCH(infonce_mask);
     const auto softmax = HLLM_DISPATCH(infonce_softmax);
     const auto backward_position = HLLM_DISPATCH(infonce_backward_position);
     double metrics[HLLM_INFONCE_METRICS] = {}, dscale = 0;
     for (int64_t first = 0; first < T; first += TILE) {
         const int64_t rows = std::min(TILE, T - first);
-        float *p_hat = u_hat + rows * D, *p_cosines = u_cosines + rows * width;
+        u_hat.shape[0] = p_hat.shape[0] = rows;
         team().ranges(rows, ROW_GRAIN, [&](int64_t begin, int64_t end, int) {
             for (int64_t t = begin; t < end; t++)
-                normalize_position(positions[t], u_hat + t * D, p_hat + t * D, a.u.row(first + t), a.p.row(first + t), D);
+                normalize_position(positions[t], u_hat.row(t), p_hat.row(t), a.u.row(first + t), a.p.row(first + t), D);
         });
-        gemm(2 * rows, M, D, u_hat, D, 1, n_hat, 1, D, u_cosines, width, false);
-        team().run(rows, [&](int64_t t, int) {
-            softmax(positions[t], u_cosines + t * width, p_cosines + t * width, M, scale, a.threshold, ids,
-                    ids ? a.target_ids.i32()[first + t] : 0);
-        });
+        packed_forward(context, u_cosines, u_hat, a.n, n_hat, false);
+        View part = a.n;
+        for (int64_t j = 0; j < M; j += MASKED) {
+            part.shape[0] = j;
+            const std::byte* panels = n_hat + (j > 0 ? hllm::packed_bytes(part) : 0);
+            part.shape[0] = std::min(MASKED, M - j);
+            packed_forward(context, p_cosines, p_hat, part, panels, false);
+            team().run(rows, [&](int64_t t, int) {
+                mask(u_cosines.row(t) + j, p_cosines.row(t), part.shape[0], a.threshold, ids ? ids + j : nullptr,
+                     ids ? a.target_ids.i32()[first + t] : 0);
+            });
+        }
+        team().run(rows, [&](int64_t t, int) { softmax(positions[t], u_cosines.row(t), n_inverse, M, scale); });
         for (int64_t t = 0; t < rows; t++) {
             const Position& position = positions[t];
             metrics[HLLM_INFONCE_LOSS] += position.loss;
@@ -171,21 +207,21 @@ void Cpu::infonce(Context& context, const InfoNce& a) {
             dscale += position.scale;
         }
         if (!a.du) continue;
-        // du^ = sum of e_j n^_j, up to a factor; dn^_j += e_j u^
-        gemm(rows, D, M, u_cosines, width, 1, n_hat, D, 1, a.du.row(first), a.du.stride[0], false);
+        // du^ = sum of e_j n^_j, up to a factor; dn^_j / |n_j| += e_j / |n_j| u^
+        gemm(rows, D, M, u_cosines.f32(), width, 1, a.n.f32(), a.n.stride[0], 1, a.du.row(first), a.du.stride[0], false);
         team().ranges(rows, ROW_GRAIN, [&](int64_t begin, int64_t end, int) {
             for (int64_t t = begin; t < end; t++)
-                backward_position(positions[t], a.du.row(first + t), a.dp.row(first + t), u_hat + t * D, p_hat + t * D, scale,
+                backward_position(positions[t], a.du.row(first + t), a.dp.row(first + t), u_hat.row(t), p_hat.row(t), scale,
                                   static_cast<double>(a.positions), D);
         });
-        gemm(M, D, rows, u_cosines, 1, width, u_hat, D, 1, a.dn.f32(), a.dn.stride[0], first > 0);
+        gemm(M, D, rows, u_cosines.f32(), 1, width, u_hat.f32(), u_hat.stride[0], 1, a.dn.f32(), a.dn.stride[0], first > 0);
     }
     for (int i = 0; i < HLLM_INFONCE_METRICS; i++) a.metrics.f32()[i] = static_cast<float>(metrics[i]);
     if (!a.du) return;
     team().ranges(M, ROW_GRAIN, [&](int64_t begin, int64_t end, int) {
         for (int64_t j = begin; j < end; j++) {
             if (T == 0) std::fill_n(a.dn.row(j), D, 0.f);
-            HLLM_DISPATCH(infonce_denormalize)(a.dn.row(j), n_hat + j * D, n_inverse[j], D);
+            HLLM_DISPATCH(infonce_backward_negative)(a.dn.row(j), a.n.row(j), n_inverse[j], D);
         }
     });
     if (a.dlogit_scale) a.dlogit_scale.f32()[0] += static_cast<float>(dscale / static_cast<double>(a.positions));

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "cpu/packed.h"
@@ -255,15 +256,21 @@ int64_t panel_bytes(const View& w) {
 }
 
 template <class T>
-void pack_panel(void* to, const View& w, int64_t begin) {
-    constexpr int64_t PER_LANE = 4 / int64_t{sizeof(T)};
+void pack_panel(void* to, const View& w, int64_t begin, const float* factors) {
+    constexpr int64_t PER_LANE = 4 / int64_t{sizeof(T)}, STRIP = 32;  // k of one row at a time, so that lines stay near
     const int64_t columns = provider().columns, N = std::min(columns, w.shape[0] - begin), K = w.shape[1];
     auto* panel = static_cast<T*>(to);
     std::memset(panel, 0, static_cast<size_t>(panel_bytes(w)));
-    for (int64_t n = 0; n < N; n++) {
-        const T* row = static_cast<const T*>(w.data) + (begin + n) * w.stride[0];
-        for (int64_t k = 0; k < K; k++) panel[(k / PER_LANE * columns + n) * PER_LANE + k % PER_LANE] = row[k];
-    }
+    for (int64_t strip = 0; strip < K; strip += STRIP)
+        for (int64_t n = 0; n < N; n++) {
+            const T* row = static_cast<const T*>(w.data) + (begin + n) * w.stride[0];
+            for (int64_t k = strip; k < std::min(K, strip + STRIP); k++) {
+                T& lane = panel[(k / PER_LANE * columns + n) * PER_LANE + k % PER_LANE];
+                lane = row[k];
+                if constexpr (std::is_same_v<T, float>)
+                    if (factors) lane *= factors[begin + n];
+            }
+        }
 }
 
 void copy_row(uint32_t* to, const float* from, int64_t n, [[maybe_unused]] bool pairs) {
@@ -283,10 +290,10 @@ int64_t packed_bytes(const View& w) {
     return std::max<int64_t>(1, panels_of(w) * panel_bytes(w));
 }
 
-void pack(void* panels, const View& w) {
+void pack(void* panels, const View& w, const float* factors) {
     const auto pack_one = w.dtype == HLLM_BF16 ? &pack_panel<uint16_t> : &pack_panel<float>;
     team().run(panels_of(w), [&](int64_t p, int) {
-        pack_one(static_cast<std::byte*>(panels) + p * panel_bytes(w), w, p * provider().columns);
+        pack_one(static_cast<std::byte*>(panels) + p * panel_bytes(w), w, p * provider().columns, factors);
     });
 }
 

@@ -6,7 +6,8 @@ namespace hllm {
 
 // Bytes of w [N,K], f32 or bf16, as panels; 0 where panels would not be faster.
 int64_t packed_bytes(const View& w);
-void pack(void* panels, const View& w);
+// `factors` [N], or null: what each row of an f32 w is multiplied by.
+void pack(void* panels, const View& w, const float* factors = nullptr);
 // y[T,N] (+)= x[T,K] w^T for the w [N,K] (dtype and shape alone are read) that was packed into `panels`.
 void packed_forward(Context& context, const View& y, const View& x, const View& w, const void* panels, bool accumulate);
 
