@@ -9,6 +9,7 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "abi/error.h"
@@ -35,6 +36,12 @@ struct View {
         return n;
     }
     float* row(int64_t i) const { return f32() + i * stride[0]; }
+    View transposed() const {  // a matrix
+        View v = *this;
+        std::swap(v.shape[0], v.shape[1]);
+        std::swap(v.stride[0], v.stride[1]);
+        return v;
+    }
 };
 
 class Backend;

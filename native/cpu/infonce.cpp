@@ -9,7 +9,6 @@
 #include <limits>
 
 #include "cpu/backend.h"
-#include "cpu/gemm.h"
 #include "cpu/packed.h"
 
 #ifndef HLLM_CPU_INFONCE  // what follows is shared by the instruction sets
@@ -157,10 +156,15 @@ void Cpu::infonce(Context& context, const InfoNce& a) {
     float* n_inverse = context.scratch.take<float>(width);
     View u_hat, p_hat, u_cosines, p_cosines;  // of a tile
     u_hat.shape[1] = p_hat.shape[1] = D;
+    u_cosines.shape[1] = M;
+    u_hat.stride[1] = p_hat.stride[1] = u_cosines.stride[1] = 1;
     u_hat.stride[0] = p_hat.stride[0] = D + PADDING;  // no multiple of a page
     u_cosines.stride[0] = width;
     p_cosines.stride[0] = std::min(width, MASKED);
     for (View* x : {&u_hat, &p_hat, &u_cosines, &p_cosines}) x->data = context.scratch.take<float>(tile * x->stride[0]);
+    u_hat.shape[0] = u_cosines.shape[0] = tile;
+    std::byte* room = context.scratch.take<std::byte>(
+        std::max(product_room(u_cosines, a.n.transposed()), product_room(u_cosines.transposed(), u_hat.transposed())));
     Position* positions = context.scratch.take<Position>(tile);
     int32_t* ids = nullptr;
     if (a.negative_ids) {
@@ -208,13 +212,16 @@ void Cpu::infonce(Context& context, const InfoNce& a) {
         }
         if (!a.du) continue;
         // du^ = sum of e_j n^_j, up to a factor; dn^_j / |n_j| += e_j / |n_j| u^
-        gemm(rows, D, M, u_cosines.f32(), width, 1, a.n.f32(), a.n.stride[0], 1, a.du.row(first), a.du.stride[0], false);
+        View du = a.du, e = u_cosines;
+        du.data = a.du.row(first);
+        e.shape[0] = rows;
+        product(room, du, e, a.n.transposed(), false);
         team().ranges(rows, ROW_GRAIN, [&](int64_t begin, int64_t end, int) {
             for (int64_t t = begin; t < end; t++)
                 backward_position(positions[t], a.du.row(first + t), a.dp.row(first + t), u_hat.row(t), p_hat.row(t), scale,
                                   static_cast<double>(a.positions), D);
         });
-        gemm(M, D, rows, u_cosines.f32(), 1, width, u_hat.f32(), u_hat.stride[0], 1, a.dn.f32(), a.dn.stride[0], first > 0);
+        product(room, a.dn, e.transposed(), u_hat.transposed(), first > 0);
     }
     for (int i = 0; i < HLLM_INFONCE_METRICS; i++) a.metrics.f32()[i] = static_cast<float>(metrics[i]);
     if (!a.du) return;

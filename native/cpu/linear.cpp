@@ -1,5 +1,5 @@
-// Linear layers: packed weights through a tile of our own; others through the GEMM library, bf16 weights widened block by
-// block in front of it; few rows through a kernel that reads the weights once, at memory speed.
+// Linear layers: packed weights through a tile of our own, others too where that wins over the GEMM library; bf16 weights
+// widened block by block in front of it; few rows through a kernel that reads the weights once, at memory speed.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/linear.cpp"
 #include "cpu/simd-inl.h"
@@ -63,7 +63,12 @@ constexpr int64_t FEW = 8;            // up to here reading the weights is the c
 constexpr int64_t COLUMNS = 32;       // outputs per work item of the few-rows kernel
 constexpr int64_t WIDENED = 1 << 18;  // elements of bf16 weights widened at a time: 1 MB of float32
 
-void Cpu::matmul(Context&, const View& c, const View& a, const View& b, bool transpose_a, bool transpose_b, bool accumulate) {
+void Cpu::matmul(Context& context, const View& c, const View& a, const View& b, bool transpose_a, bool transpose_b,
+                 bool accumulate) {
+    if (product_wins(c)) {
+        const View x = transpose_a ? a.transposed() : a, w = transpose_b ? b : b.transposed();
+        return product(context.scratch.take<std::byte>(product_room(x, w)), c, x, w, accumulate);
+    }
     gemm(c.shape[0], c.shape[1], a.shape[!transpose_a], a.f32(), transpose_a ? 1 : a.stride[0], transpose_a ? a.stride[0] : 1,
          b.f32(), transpose_b ? 1 : b.stride[0], transpose_b ? b.stride[0] : 1, c.f32(), c.stride[0], accumulate);
 }

@@ -224,9 +224,10 @@ namespace {
 
 // A block of x stays in the second-level cache while panels pass.
 constexpr int64_t BLOCK_ROWS = 96, BLOCK_K = 1024;
-constexpr int64_t PIECES = 16;         // for each thread, so that none waits long for the last
-constexpr int64_t CONFLICTING = 4096;  // bytes from row to row, or a multiple: all rows of a tile fall into one cache set
-constexpr int64_t CACHE_LINE = 16;     // floats
+constexpr int64_t BLOCK_COLUMNS = 4096;  // of a matrix that is packed for one product alone
+constexpr int64_t PIECES = 16;           // for each thread, so that none waits long for the last
+constexpr int64_t CONFLICTING = 4096;    // bytes from row to row, or a multiple: all rows of a tile fall into one cache set
+constexpr int64_t CACHE_LINE = 16;       // floats
 
 // The kernels that this process runs with, and the shape that they want.
 struct Provider {
@@ -261,6 +262,11 @@ void pack_panel(void* to, const View& w, int64_t begin, const float* factors) {
     const int64_t columns = provider().columns, N = std::min(columns, w.shape[0] - begin), K = w.shape[1];
     auto* panel = static_cast<T*>(to);
     std::memset(panel, 0, static_cast<size_t>(panel_bytes(w)));
+    if (w.stride[0] == 1 && w.stride[1] != 1) {  // columns lie side by side
+        for (int64_t k = 0; k < K; k++)
+            std::copy_n(static_cast<const T*>(w.data) + begin + k * w.stride[1], N, panel + k * columns);
+        return;
+    }
     for (int64_t strip = 0; strip < K; strip += STRIP)
         for (int64_t n = 0; n < N; n++) {
             const T* row = static_cast<const T*>(w.data) + (begin + n) * w.stride[0];
@@ -273,6 +279,14 @@ void pack_panel(void* to, const View& w, int64_t begin, const float* factors) {
         }
 }
 
+// Rows of x whose elements are not side by side, as rows whose elements are.
+void copy_columns(float* to, int64_t ld, const View& x, int64_t row, int64_t rows) {
+    for (int64_t k = 0; k < x.shape[1]; k++) {
+        const float* from = x.f32() + row * x.stride[0] + k * x.stride[1];
+        for (int64_t r = 0; r < rows; r++) to[r * ld + k] = from[r * x.stride[0]];
+    }
+}
+
 void copy_row(uint32_t* to, const float* from, int64_t n, [[maybe_unused]] bool pairs) {
 #if defined(__x86_64__)
     if (pairs) return round_row(reinterpret_cast<uint16_t*>(to), from, n, (n + 15) / 16 * 16);
@@ -281,6 +295,78 @@ void copy_row(uint32_t* to, const float* from, int64_t n, [[maybe_unused]] bool 
 }
 
 int64_t panels_of(const View& w) { return (w.shape[0] + provider().columns - 1) / provider().columns; }
+
+// How tiles read x: as it lies, or from a copy of a block of rows for each thread.
+struct Reading {
+    bool pairs, strided, copied;
+    int64_t ldx, words;  // from row to row, and of all copies; each a float or two bf16
+    Reading(const View& x, const View& w)
+        : pairs(provider().pairs && w.dtype == HLLM_BF16),
+          strided(x.stride[1] != 1),
+          copied(pairs || strided || (x.shape[0] > provider().rows && x.stride[0] * 4 % CONFLICTING == 0)),
+          ldx(!copied ? x.stride[0] : (pairs ? (x.shape[1] + 15) / 16 * 8 : x.shape[1]) + CACHE_LINE / 2),
+          words(copied ? team().size() * std::min(x.shape[0], BLOCK_ROWS) * ldx : 0) {}
+};
+
+View part_of(View v, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+    v.data = v.f32() + row * v.stride[0] + column * v.stride[1];
+    v.shape[0] = rows, v.shape[1] = columns;
+    return v;
+}
+
+void multiply(const View& y, const View& x, const View& w, const void* panels, bool accumulate, uint32_t* copies) {
+    const Provider& use = provider();
+    const int64_t T = x.shape[0], N = w.shape[0], K = w.shape[1];
+    const Reading reading(x, w);
+    const int64_t ldx = reading.ldx;
+    const TileKernels& kernels = w.dtype == HLLM_BF16 ? use.bf16 : use.f32;
+    const int64_t per_lane = w.dtype == HLLM_BF16 ? 2 : 1;  // k in a lane of 32 bits of a panel
+    const int64_t blocks = (T + BLOCK_ROWS - 1) / BLOCK_ROWS, all = panels_of(w);
+    const int64_t lane_bytes = use.columns * 4;
+    // Even parts of K, each a whole number of lanes.
+    const int64_t k_blocks = (K + BLOCK_K - 1) / BLOCK_K;
+    const int64_t k_step = K == 0 ? BLOCK_K : ((K + k_blocks - 1) / k_blocks + 1) / 2 * 2;
+    // Pieces of rows x columns: blocks of rows, and of columns where those are too few to share out evenly.
+    const int64_t wanted = (PIECES * team().size() + blocks - 1) / std::max<int64_t>(1, blocks);
+    const int64_t cuts = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, all / 4)), group = (all + cuts - 1) / cuts;
+    team().run(blocks * cuts, [&](int64_t piece, int worker) {
+        const int64_t row = piece / cuts * BLOCK_ROWS, rows = std::min(BLOCK_ROWS, T - row);
+        const auto* in = reinterpret_cast<const uint32_t*>(x.row(row));
+        if (reading.copied) {
+            uint32_t* mine = copies + worker * std::min(T, BLOCK_ROWS) * ldx;
+            if (reading.strided)
+                copy_columns(reinterpret_cast<float*>(mine), ldx, x, row, rows);
+            else
+                for (int64_t r = 0; r < rows; r++) copy_row(mine + r * ldx, x.row(row + r), K, reading.pairs);
+            in = mine;
+        }
+        const int64_t tiles = (rows + use.rows - 1) / use.rows;
+        const int64_t fetch = std::clamp<int64_t>(lane_bytes / tiles, 16, 64);  // together, the next panel
+        const int64_t last = std::min(all, (piece % cuts + 1) * group) - 1;
+        for (int64_t k = 0; k == 0 || k < K; k += k_step)
+            for (int64_t p = piece % cuts * group; p <= last; p++) {
+                const int64_t n = p * use.columns, lane = k / per_lane, part = std::min(k_step, K - k);
+                const auto* panel = static_cast<const std::byte*>(panels) + p * panel_bytes(w) + lane * lane_bytes;
+                const int64_t lanes = (part + per_lane - 1) / per_lane;
+                for (int64_t r = 0; r < rows; r += use.rows) {
+                    const int64_t count = std::min(use.rows, rows - r), ahead = r / use.rows * lanes * fetch;
+                    for (int64_t i = 0; i < count; i++)  // to be there when the tile's sums are done
+                        for (int64_t line = 0; line < use.columns; line += CACHE_LINE)
+                            __builtin_prefetch(y.row(row + r + i) + n + line, 1, 2);
+                    kernels[static_cast<size_t>(count)](
+                        {y.row(row + r) + n, y.stride[0], in + r * ldx + (reading.pairs ? lane : k), ldx, panel,
+                         panel + (p < last && ahead < lanes * lane_bytes ? panel_bytes(w) + ahead : 0), fetch, part,
+                         std::min(use.columns, N - n), accumulate || k > 0});
+                }
+            }
+    });
+}
+
+// The blocks of w and x that a product packs and copies at a time, at most.
+View largest_block(const View& w) {
+    return part_of(w, 0, std::min(w.shape[0], BLOCK_COLUMNS), 0, std::min(w.shape[1], BLOCK_K));
+}
+int64_t room_of_panels(const View& w) { return (packed_bytes(largest_block(w)) + 63) / 64 * 64; }
 
 }  // namespace
 
@@ -298,50 +384,30 @@ void pack(void* panels, const View& w, const float* factors) {
 }
 
 void packed_forward(Context& context, const View& y, const View& x, const View& w, const void* panels, bool accumulate) {
-    const Provider& use = provider();
-    const int64_t T = x.shape[0], N = w.shape[0], K = w.shape[1];
-    const bool pairs = use.pairs && w.dtype == HLLM_BF16;
-    const TileKernels& kernels = w.dtype == HLLM_BF16 ? use.bf16 : use.f32;
-    const int64_t per_lane = w.dtype == HLLM_BF16 ? 2 : 1;  // k in a lane of 32 bits of a panel
-    const int64_t blocks = (T + BLOCK_ROWS - 1) / BLOCK_ROWS, all = panels_of(w);
-    const int64_t lane_bytes = use.columns * 4;
-    // Even parts of K, each a whole number of lanes.
-    const int64_t k_blocks = (K + BLOCK_K - 1) / BLOCK_K;
-    const int64_t k_step = K == 0 ? BLOCK_K : ((K + k_blocks - 1) / k_blocks + 1) / 2 * 2;
-    // Pieces of rows x columns: blocks of rows, and of columns where those are too few to share out evenly.
-    const int64_t wanted = (PIECES * team().size() + blocks - 1) / std::max<int64_t>(1, blocks);
-    const int64_t cuts = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, all / 4)), group = (all + cuts - 1) / cuts;
-    const bool copied = pairs || (T > use.rows && x.stride[0] * 4 % CONFLICTING == 0);
-    const int64_t ldx = !copied ? x.stride[0] : (pairs ? (K + 15) / 16 * 8 : K) + CACHE_LINE / 2;
-    uint32_t* copies = copied ? context.scratch.take<uint32_t>(team().size() * std::min(T, BLOCK_ROWS) * ldx) : nullptr;
-    team().run(blocks * cuts, [&](int64_t piece, int worker) {
-        const int64_t row = piece / cuts * BLOCK_ROWS, rows = std::min(BLOCK_ROWS, T - row);
-        const auto* in = reinterpret_cast<const uint32_t*>(x.row(row));
-        if (copied) {
-            uint32_t* mine = copies + worker * std::min(T, BLOCK_ROWS) * ldx;
-            for (int64_t r = 0; r < rows; r++) copy_row(mine + r * ldx, x.row(row + r), K, pairs);
-            in = mine;
+    multiply(y, x, w, panels, accumulate, context.scratch.take<uint32_t>(Reading(x, w).words));
+}
+
+bool product_wins(const View& y) {
+    constexpr int64_t ROWS = 65;  // from here on packing for one product is worth its time, where registers are many
+    return y.shape[0] >= ROWS && provider().rows == MAX_ROWS;
+}
+
+int64_t product_room(const View& x, const View& w) {
+    return room_of_panels(w) + 4 * Reading(part_of(x, 0, x.shape[0], 0, std::min(x.shape[1], BLOCK_K)), w).words;
+}
+
+void product(void* room, const View& y, const View& x, const View& w, bool accumulate) {
+    const int64_t N = w.shape[0], K = w.shape[1];
+    auto* copies = reinterpret_cast<uint32_t*>(static_cast<std::byte*>(room) + room_of_panels(w));
+    for (int64_t n = 0; n < N; n += BLOCK_COLUMNS)
+        for (int64_t k = 0; k == 0 || k < K; k += BLOCK_K) {
+            const int64_t depth = std::min(BLOCK_K, K - k);
+            const View block = part_of(w, n, std::min(BLOCK_COLUMNS, N - n), k, depth);
+            View out = y;
+            out.data = y.f32() + n;
+            pack(room, block);
+            multiply(out, part_of(x, 0, x.shape[0], k, depth), block, room, accumulate || k > 0, copies);
         }
-        const int64_t tiles = (rows + use.rows - 1) / use.rows;
-        const int64_t fetch = std::clamp<int64_t>(lane_bytes / tiles, 16, 64);  // together, the next panel
-        const int64_t last = std::min(all, (piece % cuts + 1) * group) - 1;
-        for (int64_t k = 0; k == 0 || k < K; k += k_step)
-            for (int64_t p = piece % cuts * group; p <= last; p++) {
-                const int64_t n = p * use.columns, lane = k / per_lane, part = std::min(k_step, K - k);
-                const auto* panel = static_cast<const std::byte*>(panels) + p * panel_bytes(w) + lane * lane_bytes;
-                const int64_t lanes = (part + per_lane - 1) / per_lane;
-                for (int64_t r = 0; r < rows; r += use.rows) {
-                    const int64_t count = std::min(use.rows, rows - r), ahead = r / use.rows * lanes * fetch;
-                    for (int64_t i = 0; i < count; i++)  // to be there when the tile's sums are done
-                        for (int64_t line = 0; line < use.columns; line += CACHE_LINE)
-                            __builtin_prefetch(y.row(row + r + i) + n + line, 1, 2);
-                    kernels[static_cast<size_t>(count)](
-                        {y.row(row + r) + n, y.stride[0], in + r * ldx + (pairs ? lane : k), ldx, panel,
-                         panel + (p < last && ahead < lanes * lane_bytes ? panel_bytes(w) + ahead : 0), fetch, part,
-                         std::min(use.columns, N - n), accumulate || k > 0});
-                }
-            }
-    });
 }
 
 }  // namespace hllm

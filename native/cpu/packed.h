@@ -10,5 +10,10 @@ int64_t packed_bytes(const View& w);
 void pack(void* panels, const View& w, const float* factors = nullptr);
 // y[T,N] (+)= x[T,K] w^T for the w [N,K] (dtype and shape alone are read) that was packed into `panels`.
 void packed_forward(Context& context, const View& y, const View& x, const View& w, const void* panels, bool accumulate);
+// The same for a w that is packed for this product alone, block by block, in a room of product_room() bytes, aligned to 64.
+// f32; any strides of x and w.
+bool product_wins(const View& y);  // over the GEMM library
+int64_t product_room(const View& x, const View& w);
+void product(void* room, const View& y, const View& x, const View& w, bool accumulate);
 
 }  // namespace hllm

@@ -265,6 +265,7 @@ void Cpu::rank(Context& context, const View& ranks, const View& queries, const V
     View gathered;
     gathered.data = context.scratch.take<float>(most * D);
     gathered.stride[0] = gathered.shape[1] = D;
+    gathered.stride[1] = 1;
     for (int64_t first = 0; first < B; first += QUERIES) {
         ranking.take(first);
         const int64_t block = ranking.block.shape[0];

@@ -249,7 +249,7 @@ TEST_F(InfoNce, ReferenceIsTheDerivative) {
 }
 
 TEST_F(InfoNce, TilesOfPositions) {
-    for (int64_t T : {1, 2, 5, 127, 128, 129, 300})
+    for (int64_t T : {1, 2, 5, 127, 128, 129, 256, 300})
         for (int64_t M : {1, 16, 100, 259}) {
             Case c{T, M, 24};
             compare(c);
@@ -273,6 +273,8 @@ TEST_F(InfoNce, ManyNegatives) {
     EXPECT_LT(r.metrics[HLLM_INFONCE_TOP1], 20);
     Case sharp{20, 5000, 32};  // the largest logit so far keeps growing
     sharp.logit_scale = std::log(100.0);
+    compare(sharp, 0);
+    draw_ids(sharp);
     compare(sharp, 0);
 }
 
