@@ -179,20 +179,27 @@ record Peer(Path python, Path scripts, Path model, int threads) {
 
     /** Largest of |ours - theirs| / |theirs| over vectors of this width. */
     static double error(float[] ours, float[] theirs, int width) {
+        double[] errors = errors(ours, theirs, width);
+        return errors[errors.length - 1];
+    }
+
+    /** |ours - theirs| / |theirs| of vectors of this width, ascending; infinite where either is not a number. */
+    static double[] errors(float[] ours, float[] theirs, int width) {
         if (ours.length != theirs.length) {
-            return Double.POSITIVE_INFINITY;
+            return new double[] {Double.POSITIVE_INFINITY};
         }
-        double worst = 0;
-        for (int begin = 0; begin < ours.length; begin += width) {
+        double[] errors = new double[ours.length / width];
+        for (int v = 0; v < errors.length; v++) {
             double difference = 0;
             double size = 0;
-            for (int i = begin; i < begin + width; i++) {
+            for (int i = v * width; i < (v + 1) * width; i++) {
                 difference += Math.pow((double) ours[i] - theirs[i], 2);
                 size += Math.pow(theirs[i], 2);
             }
             double error = Math.sqrt(difference / size);
-            worst = Double.isNaN(error) ? Double.POSITIVE_INFINITY : Math.max(worst, error);
+            errors[v] = Double.isNaN(error) ? Double.POSITIVE_INFINITY : error;
         }
-        return worst;
+        Arrays.sort(errors);
+        return errors;
     }
 }

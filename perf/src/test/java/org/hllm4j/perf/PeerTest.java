@@ -64,6 +64,7 @@ class PeerTest {
         assertEquals(0.5, Peer.error(new float[] {3, 4, 1, 1, 0.5f, 0}, theirs, 3)); // 1/5 and 0.5/1
         assertEquals(Double.POSITIVE_INFINITY, Peer.error(new float[] {Float.NaN, 4, 0, 1, 0, 0}, theirs, 3));
         assertEquals(Double.POSITIVE_INFINITY, Peer.error(new float[] {3, 4, 0}, theirs, 3));
+        assertArrayEquals(new double[] {0, 0.5}, Peer.errors(new float[] {3, 4, 0, 1, 0.5f, 0}, theirs, 3));
     }
 
     private static String message(Runnable failing) {
