@@ -163,8 +163,8 @@ void Cpu::infonce(Context& context, const InfoNce& a) {
     p_cosines.stride[0] = std::min(width, MASKED);
     for (View* x : {&u_hat, &p_hat, &u_cosines, &p_cosines}) x->data = context.scratch.take<float>(tile * x->stride[0]);
     u_hat.shape[0] = u_cosines.shape[0] = tile;
-    std::byte* room = context.scratch.take<std::byte>(
-        std::max(product_room(u_cosines, a.n.transposed()), product_room(u_cosines.transposed(), u_hat.transposed())));
+    void* room = context.scratch.take<std::byte>(std::max({packed_room(u_hat, a.n), product_room(u_cosines, a.n.transposed()),
+                                                           product_room(u_cosines.transposed(), u_hat.transposed())}));
     Position* positions = context.scratch.take<Position>(tile);
     int32_t* ids = nullptr;
     if (a.negative_ids) {
@@ -189,13 +189,13 @@ void Cpu::infonce(Context& context, const InfoNce& a) {
             for (int64_t t = begin; t < end; t++)
                 normalize_position(positions[t], u_hat.row(t), p_hat.row(t), a.u.row(first + t), a.p.row(first + t), D);
         });
-        packed_forward(context, u_cosines, u_hat, a.n, n_hat, false);
+        packed_forward(room, u_cosines, u_hat, a.n, n_hat, false);
         View part = a.n;
         for (int64_t j = 0; j < M; j += MASKED) {
             part.shape[0] = j;
             const std::byte* panels = n_hat + (j > 0 ? hllm::packed_bytes(part) : 0);
             part.shape[0] = std::min(MASKED, M - j);
-            packed_forward(context, p_cosines, p_hat, part, panels, false);
+            packed_forward(room, p_cosines, p_hat, part, panels, false);
             team().run(rows, [&](int64_t t, int) {
                 mask(u_cosines.row(t) + j, p_cosines.row(t), part.shape[0], a.threshold, ids ? ids + j : nullptr,
                      ids ? a.target_ids.i32()[first + t] : 0);

@@ -81,7 +81,7 @@ void Cpu::linear_forward(Context& context, const View& y, const View& x, const W
     const View& w = weight.values;
     const int64_t N = w.shape[0], K = w.shape[1];
     if (weight.packed) {
-        packed_forward(context, y, x, w, weight.packed->data, accumulate);
+        packed_forward(context.scratch.take<std::byte>(packed_room(x, w)), y, x, w, weight.packed->data, accumulate);
     } else if (x.shape[0] <= FEW) {
         team().ranges(N, COLUMNS, [&](int64_t begin, int64_t end, int) {
             if (w.dtype == HLLM_BF16)

@@ -1,5 +1,5 @@
-// Linear layers over weights that were packed once, into panels of columns that the register tile reads straight through:
-// no call copies any of the weight. Few rows read the same panels, at memory speed.
+// Products over a matrix w that was packed into panels of columns, which the register tile reads straight through: weights
+// once for all calls, other matrices block by block for one product. Few rows read the same panels, at memory speed.
 //
 // A panel holds P columns of w^T, k after k: [K][P] float32, or [K/2][P][2] bf16 (pairs of k, as the bf16 dot product wants
 // them), with zeros beyond N and K. A tile is ROWS x P sums in registers, each over all k in order: the bits of an element
@@ -262,11 +262,6 @@ void pack_panel(void* to, const View& w, int64_t begin, const float* factors) {
     const int64_t columns = provider().columns, N = std::min(columns, w.shape[0] - begin), K = w.shape[1];
     auto* panel = static_cast<T*>(to);
     std::memset(panel, 0, static_cast<size_t>(panel_bytes(w)));
-    if (w.stride[0] == 1 && w.stride[1] != 1) {  // columns lie side by side
-        for (int64_t k = 0; k < K; k++)
-            std::copy_n(static_cast<const T*>(w.data) + begin + k * w.stride[1], N, panel + k * columns);
-        return;
-    }
     for (int64_t strip = 0; strip < K; strip += STRIP)
         for (int64_t n = 0; n < N; n++) {
             const T* row = static_cast<const T*>(w.data) + (begin + n) * w.stride[0];
@@ -277,6 +272,14 @@ void pack_panel(void* to, const View& w, int64_t begin, const float* factors) {
                     if (factors) lane *= factors[begin + n];
             }
         }
+}
+
+// The same of an f32 w whose columns lie side by side.
+void pack_columns(void* to, const View& w, int64_t begin, const float*) {
+    const int64_t columns = provider().columns, N = std::min(columns, w.shape[0] - begin), K = w.shape[1];
+    auto* panel = static_cast<float*>(to);
+    std::memset(panel, 0, static_cast<size_t>(panel_bytes(w)));
+    for (int64_t k = 0; k < K; k++) std::copy_n(w.f32() + begin + k * w.stride[1], N, panel + k * columns);
 }
 
 // Rows of x whose elements are not side by side, as rows whose elements are.
@@ -299,13 +302,13 @@ int64_t panels_of(const View& w) { return (w.shape[0] + provider().columns - 1) 
 // How tiles read x: as it lies, or from a copy of a block of rows for each thread.
 struct Reading {
     bool pairs, strided, copied;
-    int64_t ldx, words;  // from row to row, and of all copies; each a float or two bf16
+    int64_t ldx, bytes;  // from row to row, in floats or pairs of bf16; of all copies
     Reading(const View& x, const View& w)
         : pairs(provider().pairs && w.dtype == HLLM_BF16),
           strided(x.stride[1] != 1),
           copied(pairs || strided || (x.shape[0] > provider().rows && x.stride[0] * 4 % CONFLICTING == 0)),
           ldx(!copied ? x.stride[0] : (pairs ? (x.shape[1] + 15) / 16 * 8 : x.shape[1]) + CACHE_LINE / 2),
-          words(copied ? team().size() * std::min(x.shape[0], BLOCK_ROWS) * ldx : 0) {}
+          bytes(copied ? team().size() * std::min(x.shape[0], BLOCK_ROWS) * ldx * 4 : 0) {}
 };
 
 View part_of(View v, int64_t row, int64_t rows, int64_t column, int64_t columns) {
@@ -314,7 +317,30 @@ View part_of(View v, int64_t row, int64_t rows, int64_t column, int64_t columns)
     return v;
 }
 
-void multiply(const View& y, const View& x, const View& w, const void* panels, bool accumulate, uint32_t* copies) {
+// The blocks of w and x that a product packs and copies at a time, at most.
+View largest_block(const View& w) {
+    return part_of(w, 0, std::min(w.shape[0], BLOCK_COLUMNS), 0, std::min(w.shape[1], BLOCK_K));
+}
+int64_t room_of_panels(const View& w) { return (packed_bytes(largest_block(w)) + 63) / 64 * 64; }
+
+}  // namespace
+
+int64_t packed_bytes(const View& w) {
+    // Sixteen registers are too few to widen in: there the GEMM library is faster on bf16.
+    if (w.dtype == HLLM_BF16 && provider().rows < MAX_ROWS) return 0;
+    return std::max<int64_t>(1, panels_of(w) * panel_bytes(w));
+}
+
+void pack(void* panels, const View& w, const float* factors) {
+    const auto pack_one = w.dtype == HLLM_BF16 ? &pack_panel<uint16_t> : w.stride[1] != 1 ? &pack_columns : &pack_panel<float>;
+    team().run(panels_of(w), [&](int64_t p, int) {
+        pack_one(static_cast<std::byte*>(panels) + p * panel_bytes(w), w, p * provider().columns, factors);
+    });
+}
+
+int64_t packed_room(const View& x, const View& w) { return Reading(x, w).bytes; }
+
+void packed_forward(void* room, const View& y, const View& x, const View& w, const void* panels, bool accumulate) {
     const Provider& use = provider();
     const int64_t T = x.shape[0], N = w.shape[0], K = w.shape[1];
     const Reading reading(x, w);
@@ -333,7 +359,7 @@ void multiply(const View& y, const View& x, const View& w, const void* panels, b
         const int64_t row = piece / cuts * BLOCK_ROWS, rows = std::min(BLOCK_ROWS, T - row);
         const auto* in = reinterpret_cast<const uint32_t*>(x.row(row));
         if (reading.copied) {
-            uint32_t* mine = copies + worker * std::min(T, BLOCK_ROWS) * ldx;
+            uint32_t* mine = static_cast<uint32_t*>(room) + worker * std::min(T, BLOCK_ROWS) * ldx;
             if (reading.strided)
                 copy_columns(reinterpret_cast<float*>(mine), ldx, x, row, rows);
             else
@@ -362,43 +388,18 @@ void multiply(const View& y, const View& x, const View& w, const void* panels, b
     });
 }
 
-// The blocks of w and x that a product packs and copies at a time, at most.
-View largest_block(const View& w) {
-    return part_of(w, 0, std::min(w.shape[0], BLOCK_COLUMNS), 0, std::min(w.shape[1], BLOCK_K));
-}
-int64_t room_of_panels(const View& w) { return (packed_bytes(largest_block(w)) + 63) / 64 * 64; }
-
-}  // namespace
-
-int64_t packed_bytes(const View& w) {
-    // Sixteen registers are too few to widen in: there the GEMM library is faster on bf16.
-    if (w.dtype == HLLM_BF16 && provider().rows < MAX_ROWS) return 0;
-    return std::max<int64_t>(1, panels_of(w) * panel_bytes(w));
-}
-
-void pack(void* panels, const View& w, const float* factors) {
-    const auto pack_one = w.dtype == HLLM_BF16 ? &pack_panel<uint16_t> : &pack_panel<float>;
-    team().run(panels_of(w), [&](int64_t p, int) {
-        pack_one(static_cast<std::byte*>(panels) + p * panel_bytes(w), w, p * provider().columns, factors);
-    });
-}
-
-void packed_forward(Context& context, const View& y, const View& x, const View& w, const void* panels, bool accumulate) {
-    multiply(y, x, w, panels, accumulate, context.scratch.take<uint32_t>(Reading(x, w).words));
-}
-
 bool product_wins(const View& y) {
     constexpr int64_t ROWS = 65;  // from here on packing for one product is worth its time, where registers are many
     return y.shape[0] >= ROWS && provider().rows == MAX_ROWS;
 }
 
 int64_t product_room(const View& x, const View& w) {
-    return room_of_panels(w) + 4 * Reading(part_of(x, 0, x.shape[0], 0, std::min(x.shape[1], BLOCK_K)), w).words;
+    return room_of_panels(w) + packed_room(part_of(x, 0, x.shape[0], 0, std::min(x.shape[1], BLOCK_K)), w);
 }
 
 void product(void* room, const View& y, const View& x, const View& w, bool accumulate) {
     const int64_t N = w.shape[0], K = w.shape[1];
-    auto* copies = reinterpret_cast<uint32_t*>(static_cast<std::byte*>(room) + room_of_panels(w));
+    void* rest = static_cast<std::byte*>(room) + room_of_panels(w);
     for (int64_t n = 0; n < N; n += BLOCK_COLUMNS)
         for (int64_t k = 0; k == 0 || k < K; k += BLOCK_K) {
             const int64_t depth = std::min(BLOCK_K, K - k);
@@ -406,7 +407,7 @@ void product(void* room, const View& y, const View& x, const View& w, bool accum
             View out = y;
             out.data = y.f32() + n;
             pack(room, block);
-            multiply(out, part_of(x, 0, x.shape[0], k, depth), block, room, accumulate || k > 0, copies);
+            packed_forward(rest, out, part_of(x, 0, x.shape[0], k, depth), block, room, accumulate || k > 0);
         }
 }
 

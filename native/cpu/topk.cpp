@@ -135,6 +135,7 @@ struct Ranking {
     int64_t first = 0;  // of the queries at hand
     View block;         // these
     void* panels;       // and packed, if they are more than FEW
+    void* room;         // to multiply them in
     float* tile;        // [TABLE_ROWS, padded QUERIES] scores, or [FEW, TABLE_ROWS]
 
     Ranking(const char* op, Context& context, const View& queries, const View& table, const View& offsets, const View& rows)
@@ -142,8 +143,9 @@ struct Ranking {
         if (offsets) check_exclusion();
         block = rows_of(queries, 0, std::min(QUERIES, queries.shape[0]));
         panels = context.scratch.take<std::byte>(packed_bytes(block));
-        // room for a tile of the table, or the block's targets
-        tile = context.scratch.take<float>(std::max(QUERIES, std::min(TABLE_ROWS, table.shape[0])) * padded(block.shape[0]));
+        const int64_t most = std::max(QUERIES, std::min(TABLE_ROWS, table.shape[0]));  // of the table, or the block's targets
+        room = context.scratch.take<std::byte>(packed_room(rows_of(table, 0, most), block));
+        tile = context.scratch.take<float>(most * padded(block.shape[0]));
     }
 
     static View rows_of(const View& matrix, int64_t first, int64_t count) {
@@ -189,7 +191,7 @@ struct Ranking {
         View found;
         found.data = tile;
         found.stride[0] = padded(block.shape[0]);
-        packed_forward(context, found, rows, block, panels, false);
+        packed_forward(room, found, rows, block, panels, false);
     }
 
     // The score of row targets[i] for query i of the block; `gathered` has room for the block.
@@ -260,12 +262,10 @@ void Cpu::rank(Context& context, const View& ranks, const View& queries, const V
     const int64_t B = queries.shape[0], N = table.shape[0];
     check_indices("rank", "targets", targets, 0, N);
     Ranking ranking("rank", context, queries, table, excluded_offsets, excluded_rows);
-    const int64_t most = ranking.block.shape[0], D = table.shape[1];
+    const int64_t most = ranking.block.shape[0];
     float* target_scores = context.scratch.take<float>(padded(most));
-    View gathered;
-    gathered.data = context.scratch.take<float>(most * D);
-    gathered.stride[0] = gathered.shape[1] = D;
-    gathered.stride[1] = 1;
+    View gathered = table;
+    gathered.data = context.scratch.take<float>(most * table.stride[0]);
     for (int64_t first = 0; first < B; first += QUERIES) {
         ranking.take(first);
         const int64_t block = ranking.block.shape[0];

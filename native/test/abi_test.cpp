@@ -489,6 +489,21 @@ TEST_F(Abi, ScratchIsKeptThenGivenBack) {
     EXPECT_EQ(before, live());
 }
 
+// Rows that lie a multiple of 4,096 bytes apart are copied before they are multiplied: into the same memory, tile after tile.
+TEST_F(Abi, ScratchDoesNotGrowWithTheTable) {
+    if (!on_cpu()) GTEST_SKIP() << "scratch of " << device() << " has no copies of rows";
+    const int64_t B = 5, N = 8192, D = 1024, K = 3;
+    const auto *queries = floats(normal(B * D), {B, D}), *table = floats(normal(N * D), {N, D});
+    const auto *scores = output({B, K}), *rows = ints(std::vector<int32_t>(B * K), {B, K});
+    hllm_tensor part = *table;
+    part.shape[0] = N / 4;
+    HLLM_OK_OR_FAIL(hllm_topk(context, scores, rows, queries, &part, nullptr, nullptr));
+    HLLM_OK_OR_FAIL(hllm_topk(context, scores, rows, queries, &part, nullptr, nullptr));
+    const int64_t before = live();
+    HLLM_OK_OR_FAIL(hllm_topk(context, scores, rows, queries, table, nullptr, nullptr));
+    EXPECT_EQ(before, live());
+}
+
 TEST_F(Abi, ALargerCallerStructIsUnderstood) {
     struct {
         hllm_tensor known;
