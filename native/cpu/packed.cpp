@@ -367,22 +367,32 @@ void packed_forward(void* room, const View& y, const View& x, const View& w, con
             in = mine;
         }
         const int64_t tiles = (rows + use.rows - 1) / use.rows;
-        const int64_t fetch = std::clamp<int64_t>(lane_bytes / tiles, 16, 64);  // together, the next panel
-        const int64_t last = std::min(all, (piece % cuts + 1) * group) - 1;
+        const int64_t first = piece % cuts * group, last = std::min(all, first + group) - 1;
+        // Rows of x that no piece has read yet are fetched while the first panel meets those in front of them.
+        const bool new_rows = blocks > 1 && first == 0 && !reading.copied && x.stride[0] == k_step;
         for (int64_t k = 0; k == 0 || k < K; k += k_step)
-            for (int64_t p = piece % cuts * group; p <= last; p++) {
+            for (int64_t p = first; p <= last; p++) {
                 const int64_t n = p * use.columns, lane = k / per_lane, part = std::min(k_step, K - k);
                 const auto* panel = static_cast<const std::byte*>(panels) + p * panel_bytes(w) + lane * lane_bytes;
                 const int64_t lanes = (part + per_lane - 1) / per_lane;
                 for (int64_t r = 0; r < rows; r += use.rows) {
-                    const int64_t count = std::min(use.rows, rows - r), ahead = r / use.rows * lanes * fetch;
+                    const int64_t count = std::min(use.rows, rows - r);
+                    // Together, the tiles of a panel fetch the next.
+                    int64_t fetch = std::clamp<int64_t>(lane_bytes / tiles, 16, 64);
+                    const int64_t ahead = r / use.rows * lanes * fetch;
+                    const void* next = panel + (p < last && ahead < lanes * lane_bytes ? panel_bytes(w) + ahead : 0);
+                    // The next tile of the block, or the first of the block that most likely comes to this thread.
+                    const int64_t after = row + (r + use.rows < rows ? r + use.rows : team().size() * BLOCK_ROWS);
+                    if (new_rows && p == 0 && after < T) {
+                        next = x.row(after);
+                        fetch = std::min<int64_t>(64, use.rows * per_lane * 4);
+                    }
                     for (int64_t i = 0; i < count; i++)  // to be there when the tile's sums are done
                         for (int64_t line = 0; line < use.columns; line += CACHE_LINE)
                             __builtin_prefetch(y.row(row + r + i) + n + line, 1, 2);
-                    kernels[static_cast<size_t>(count)](
-                        {y.row(row + r) + n, y.stride[0], in + r * ldx + (reading.pairs ? lane : k), ldx, panel,
-                         panel + (p < last && ahead < lanes * lane_bytes ? panel_bytes(w) + ahead : 0), fetch, part,
-                         std::min(use.columns, N - n), accumulate || k > 0});
+                    kernels[static_cast<size_t>(count)]({y.row(row + r) + n, y.stride[0],
+                                                         in + r * ldx + (reading.pairs ? lane : k), ldx, panel, next, fetch,
+                                                         part, std::min(use.columns, N - n), accumulate || k > 0});
                 }
             }
     });
