@@ -9,6 +9,8 @@
 #include <cstring>
 #include <limits>
 
+#include "hwy/cache_control.h"
+
 #include "cpu/backend.h"
 #include "cpu/packed.h"
 
@@ -35,10 +37,12 @@ void topk_insert(const View& scores, const View& rows, const float* tile, int64_
                  int64_t query, int64_t queries) {
     const F32 d;
     const int64_t N = hn::Lanes(d), K = scores.shape[1];
+    constexpr int64_t AHEAD = 16;
     HWY_ALIGN float last[16], lanes[16];  // the K-th best of each query; lanes without a query take nothing
     for (int64_t i = 0; i < 16; i++)
         last[i] = i < queries ? scores.row(query + i)[K - 1] : std::numeric_limits<float>::infinity();
-    for (int64_t r = 0; r < count; r++)
+    for (int64_t r = 0; r < count; r++) {
+        hwy::Prefetch(tile + (r + AHEAD) * stride);  // a line in each row, which other threads may have written
         for (int64_t v = 0; v < queries; v += N) {
             const V32 found = hn::LoadU(d, tile + r * stride + v);
             if (hn::AllFalse(d, hn::Gt(found, hn::Load(d, last + v)))) continue;
@@ -46,6 +50,7 @@ void topk_insert(const View& scores, const View& rows, const float* tile, int64_
             for (int64_t i = v; i < std::min(v + N, queries); i++)
                 if (lanes[i] > last[i]) last[i] = insert(scores, rows, query + i, lanes[i], begin + r);
         }
+    }
 }
 
 // The same for one query whose scores lie side by side.
