@@ -105,7 +105,7 @@ void Cpu::linear_forward(Context& context, const View& y, const View& x, const W
 
 void Cpu::linear_backward_input(Context& context, const View& dx, const View& dy, const Weight& weight, bool accumulate) {
     const View& w = weight.values;
-    if (w.dtype == HLLM_F32) return matmul(context, dx, dy, w, false, false, accumulate);
+    if (w.dtype == HLLM_F32 || product_wins(dx)) return matmul(context, dx, dy, w, false, false, accumulate);
     // One block of weight rows after another, each adding to dx: the order of the sum is fixed.
     const int64_t N = w.shape[0], K = w.shape[1], block = std::max<int64_t>(1, WIDENED / std::max<int64_t>(1, K));
     float* wide = context.scratch.take<float>(block * K);

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 #include <type_traits>
 #include <utility>
@@ -274,12 +275,19 @@ void pack_panel(void* to, const View& w, int64_t begin, const float* factors) {
         }
 }
 
-// The same of an f32 w whose columns lie side by side.
-void pack_columns(void* to, const View& w, int64_t begin, const float*) {
+float widened(float value) { return value; }
+float widened(uint16_t value) { return std::bit_cast<float>(static_cast<uint32_t>(value) << 16); }
+
+// A float32 panel, of a w whose columns lie side by side.
+template <class T>
+void pack_columns(void* to, const View& w, int64_t begin) {
     const int64_t columns = provider().columns, N = std::min(columns, w.shape[0] - begin), K = w.shape[1];
     auto* panel = static_cast<float*>(to);
-    std::memset(panel, 0, static_cast<size_t>(panel_bytes(w)));
-    for (int64_t k = 0; k < K; k++) std::copy_n(w.f32() + begin + k * w.stride[1], N, panel + k * columns);
+    for (int64_t k = 0; k < K; k++, panel += columns) {
+        const T* from = static_cast<const T*>(w.data) + begin + k * w.stride[1];
+        std::transform(from, from + N, panel, [](T value) { return widened(value); });
+        std::fill(panel + N, panel + columns, 0.f);
+    }
 }
 
 // Rows of x whose elements are not side by side, as rows whose elements are.
@@ -311,17 +319,31 @@ struct Reading {
           bytes(copied ? team().size() * std::min(x.shape[0], BLOCK_ROWS) * ldx * 4 : 0) {}
 };
 
+// body(panel, its first column) for all panels of w.
+template <class Body>
+void each_panel(void* panels, const View& w, const Body& body) {
+    team().run(panels_of(w),
+               [&](int64_t p, int) { body(static_cast<std::byte*>(panels) + p * panel_bytes(w), p * provider().columns); });
+}
+
 View part_of(View v, int64_t row, int64_t rows, int64_t column, int64_t columns) {
-    v.data = v.f32() + row * v.stride[0] + column * v.stride[1];
+    v.data = static_cast<std::byte*>(v.data) + (row * v.stride[0] + column * v.stride[1]) * bytes_of(v.dtype);
     v.shape[0] = rows, v.shape[1] = columns;
     return v;
 }
 
-// The blocks of w and x that a product packs and copies at a time, at most.
-View largest_block(const View& w) {
-    return part_of(w, 0, std::min(w.shape[0], BLOCK_COLUMNS), 0, std::min(w.shape[1], BLOCK_K));
+// Even parts of K, each of BLOCK_K at most and a whole number of lanes.
+int64_t k_step(int64_t K) {
+    const int64_t parts = std::max<int64_t>(1, (K + BLOCK_K - 1) / BLOCK_K);
+    return std::max<int64_t>(2, ((K + parts - 1) / parts + 1) / 2 * 2);
 }
-int64_t room_of_panels(const View& w) { return (packed_bytes(largest_block(w)) + 63) / 64 * 64; }
+
+// The room for the panels of the largest block that is packed for one product, in float32.
+int64_t room_of_panels(View w) {
+    w.dtype = HLLM_F32;
+    const View block = part_of(w, 0, std::min(w.shape[0], BLOCK_COLUMNS), 0, std::min(w.shape[1], BLOCK_K));
+    return (packed_bytes(block) + 63) / 64 * 64;
+}
 
 }  // namespace
 
@@ -332,10 +354,8 @@ int64_t packed_bytes(const View& w) {
 }
 
 void pack(void* panels, const View& w, const float* factors) {
-    const auto pack_one = w.dtype == HLLM_BF16 ? &pack_panel<uint16_t> : w.stride[1] != 1 ? &pack_columns : &pack_panel<float>;
-    team().run(panels_of(w), [&](int64_t p, int) {
-        pack_one(static_cast<std::byte*>(panels) + p * panel_bytes(w), w, p * provider().columns, factors);
-    });
+    const auto pack_one = w.dtype == HLLM_BF16 ? &pack_panel<uint16_t> : &pack_panel<float>;
+    each_panel(panels, w, [&](void* panel, int64_t begin) { pack_one(panel, w, begin, factors); });
 }
 
 int64_t packed_room(const View& x, const View& w) { return Reading(x, w).bytes; }
@@ -349,9 +369,7 @@ void packed_forward(void* room, const View& y, const View& x, const View& w, con
     const int64_t per_lane = w.dtype == HLLM_BF16 ? 2 : 1;  // k in a lane of 32 bits of a panel
     const int64_t blocks = (T + BLOCK_ROWS - 1) / BLOCK_ROWS, all = panels_of(w);
     const int64_t lane_bytes = use.columns * 4;
-    // Even parts of K, each a whole number of lanes.
-    const int64_t k_blocks = (K + BLOCK_K - 1) / BLOCK_K;
-    const int64_t k_step = K == 0 ? BLOCK_K : ((K + k_blocks - 1) / k_blocks + 1) / 2 * 2;
+    const int64_t step = k_step(K);
     // Pieces of rows x columns: blocks of rows, and of columns where those are too few to share out evenly.
     const int64_t wanted = (PIECES * team().size() + blocks - 1) / std::max<int64_t>(1, blocks);
     const int64_t cuts = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, all / 4)), group = (all + cuts - 1) / cuts;
@@ -369,10 +387,10 @@ void packed_forward(void* room, const View& y, const View& x, const View& w, con
         const int64_t tiles = (rows + use.rows - 1) / use.rows;
         const int64_t first = piece % cuts * group, last = std::min(all, first + group) - 1;
         // Rows of x that no piece has read yet are fetched while the first panel meets those in front of them.
-        const bool new_rows = blocks > 1 && first == 0 && !reading.copied && x.stride[0] == k_step;
-        for (int64_t k = 0; k == 0 || k < K; k += k_step)
+        const bool new_rows = blocks > 1 && first == 0 && !reading.copied && x.stride[0] == step;
+        for (int64_t k = 0; k == 0 || k < K; k += step)
             for (int64_t p = first; p <= last; p++) {
-                const int64_t n = p * use.columns, lane = k / per_lane, part = std::min(k_step, K - k);
+                const int64_t n = p * use.columns, lane = k / per_lane, part = std::min(step, K - k);
                 const auto* panel = static_cast<const std::byte*>(panels) + p * panel_bytes(w) + lane * lane_bytes;
                 const int64_t lanes = (part + per_lane - 1) / per_lane;
                 for (int64_t r = 0; r < rows; r += use.rows) {
@@ -408,16 +426,23 @@ int64_t product_room(const View& x, const View& w) {
 }
 
 void product(void* room, const View& y, const View& x, const View& w, bool accumulate) {
-    const int64_t N = w.shape[0], K = w.shape[1];
+    const int64_t N = w.shape[0], K = w.shape[1], step = k_step(K);
     void* rest = static_cast<std::byte*>(room) + room_of_panels(w);
     for (int64_t n = 0; n < N; n += BLOCK_COLUMNS)
-        for (int64_t k = 0; k == 0 || k < K; k += BLOCK_K) {
-            const int64_t depth = std::min(BLOCK_K, K - k);
+        for (int64_t k = 0; k == 0 || k < K; k += step) {
+            const int64_t depth = std::min(step, K - k);
             const View block = part_of(w, n, std::min(BLOCK_COLUMNS, N - n), k, depth);
-            View out = y;
+            View packed = block, out = y;
+            packed.dtype = HLLM_F32;
             out.data = y.f32() + n;
-            pack(room, block);
-            packed_forward(rest, out, part_of(x, 0, x.shape[0], k, depth), block, room, accumulate || k > 0);
+            if (w.stride[1] == 1 && w.dtype == HLLM_F32)
+                pack(room, block);
+            else
+                each_panel(room, packed, [&](void* panel, int64_t begin) {
+                    w.dtype == HLLM_F32 ? pack_columns<float>(panel, block, begin)
+                                        : pack_columns<uint16_t>(panel, block, begin);
+                });
+            packed_forward(rest, out, part_of(x, 0, x.shape[0], k, depth), packed, room, accumulate || k > 0);
         }
 }
 

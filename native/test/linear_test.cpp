@@ -78,6 +78,12 @@ TEST_F(Linear, FewAndManyRows) {
                 check(storage, T, N, K, T % 3);
 }
 
+// dx goes by blocks of 4,096 columns, and of up to 1,024 terms of the sum.
+TEST_F(Linear, BackwardThroughSeveralBlocks) {
+    for (Storage storage : {Storage::F32_VIEW, Storage::BF16_OWN, Storage::BF16_VIEW})
+        for (auto [N, K] : {std::pair<int64_t, int64_t>{1101, 40}, {2050, 33}, {20, 4100}}) check(storage, 70, N, K, 1);
+}
+
 // Tiles of 12 rows and 32 columns, blocks of 96 rows, and what is left of each.
 TEST_F(Linear, PackedTiles) {
     for (Storage storage : {Storage::F32_PACKED, Storage::BF16_PACKED})

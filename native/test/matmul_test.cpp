@@ -50,6 +50,11 @@ TEST_F(Matmul, LargeEnoughToSplit) {
         check(m, n, k, 5);
 }
 
+// Blocks of 4,096 columns, and of up to 1,024 terms of the sum.
+TEST_F(Matmul, SeveralBlocks) {
+    for (auto [m, n, k] : {Case{70, 4100, 20}, Case{70, 20, 1025}, Case{66, 40, 2051}}) check(m, n, k, 3);
+}
+
 TEST_F(Matmul, NothingToDo) {
     for (auto [m, n, k] : {Case{0, 3, 2}, Case{3, 0, 2}, Case{0, 0, 0}}) {
         const auto* c = output({m, n});
