@@ -92,25 +92,37 @@ const char* CudaBackend::name() const {
 #endif
 }
 
-std::string CudaBackend::info() const {
-    const cudaDeviceProp card = properties();
-    int driver = 0, runtime = 0;
-    size_t free = 0, total = 0;
-    check(cudaDriverGetVersion(&driver), "device_info");
-    check(cudaRuntimeGetVersion(&runtime), "device_info");
-    check(cudaMemGetInfo(&free, &total), "device_info");
-    auto version = [](int number) { return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10); };
-    return std::string(card.name) + ", sm_" + std::to_string(card.major) + std::to_string(card.minor) + ", " +
-           std::to_string(card.multiProcessorCount) + " SMs, " + std::to_string(total >> 20) + " MiB of memory (" +
-           std::to_string(free >> 20) + " free), driver for CUDA " + version(driver) + ", CUDA " + version(runtime) + ", " +
-           gemm_info() + ", " + attention_provider();
+struct CardMemory {
+    size_t free, total;
+};
+
+static CardMemory card_memory() {
+    CardMemory memory{};
+    check(cudaMemGetInfo(&memory.free, &memory.total), "memory_available");
+    // The pool keeps what was given back, and the driver counts that as used.
+    cudaMemPool_t pool;
+    uint64_t reserved = 0, used = 0;
+    check(cudaDeviceGetDefaultMemPool(&pool, 0), "memory_available");
+    check(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &reserved), "memory_available");
+    check(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &used), "memory_available");
+    memory.free += reserved - used;
+    return memory;
 }
 
-int64_t CudaBackend::memory_available() const {
-    size_t free = 0, total = 0;
-    check(cudaMemGetInfo(&free, &total), "memory_available");
-    return static_cast<int64_t>(free);
+std::string CudaBackend::info() const {
+    const cudaDeviceProp card = properties();
+    const CardMemory memory = card_memory();
+    int driver = 0, runtime = 0;
+    check(cudaDriverGetVersion(&driver), "device_info");
+    check(cudaRuntimeGetVersion(&runtime), "device_info");
+    auto version = [](int number) { return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10); };
+    return std::string(card.name) + ", sm_" + std::to_string(card.major) + std::to_string(card.minor) + ", " +
+           std::to_string(card.multiProcessorCount) + " SMs, " + std::to_string(memory.total >> 20) + " MiB of memory (" +
+           std::to_string(memory.free >> 20) + " free), driver for CUDA " + version(driver) + ", CUDA " + version(runtime) +
+           ", " + gemm_info() + ", " + attention_provider();
 }
+
+int64_t CudaBackend::memory_available() const { return static_cast<int64_t>(card_memory().free); }
 
 std::shared_ptr<void> CudaBackend::open(Context&) {
     auto queue = std::make_shared<Queue>(*this);
@@ -131,7 +143,8 @@ void* CudaBackend::allocate(Context& context, int64_t bytes) {
     const cudaStream_t from = queue.capturing ? queue.aside : queue.stream;
     void* data = nullptr;
     cudaError_t status = cudaMallocAsync(&data, bytes, from);
-    if (status == cudaErrorMemoryAllocation) {
+    auto too_much = [&] { return status == cudaErrorMemoryAllocation || status == cudaErrorInvalidValue; };
+    if (too_much()) {
         // Once more with what the pool keeps, cut into other sizes, and what is about to come back.
         cudaGetLastError();
         check(cudaStreamSynchronize(from), "allocation");
@@ -140,12 +153,11 @@ void* CudaBackend::allocate(Context& context, int64_t bytes) {
         check(cudaMemPoolTrimTo(pool, 0), "allocation");
         status = cudaMallocAsync(&data, bytes, from);
     }
-    if (status == cudaErrorMemoryAllocation) {
+    if (too_much()) {
         cudaGetLastError();
-        size_t free = 0, total = 0;
-        cudaMemGetInfo(&free, &total);
+        const CardMemory memory = card_memory();
         fail(HLLM_OUT_OF_MEMORY, "out of memory: %lld bytes asked for, %lld in use on %s, %zu of %zu free on the card",
-             static_cast<long long>(bytes), static_cast<long long>(live_bytes - bytes), name(), free, total);
+             static_cast<long long>(bytes), static_cast<long long>(live_bytes - bytes), name(), memory.free, memory.total);
     }
     check(status, "allocation");
     status = queue.capturing ? cudaStreamSynchronize(queue.aside) : cudaSuccess;
@@ -216,8 +228,14 @@ namespace {
 struct CudaEvent final : Event {
     explicit CudaEvent(Backend* backend) : Event(backend) { check(cudaEventCreate(&event), "event_create"); }
     ~CudaEvent() override { cudaEventDestroy(event); }
-    void record(Context& context) override { check(cudaEventRecord(event, stream_of(context)), "event_record"); }
-    void wait(Context& context) override { check(cudaStreamWaitEvent(stream_of(context), event, 0), "event_wait"); }
+    void record(Context& context) override {
+        refuse_while_capturing(queue_of(context), "recording an event");
+        check(cudaEventRecord(event, stream_of(context)), "event_record");
+    }
+    void wait(Context& context) override {
+        refuse_while_capturing(queue_of(context), "waiting for an event");
+        check(cudaStreamWaitEvent(stream_of(context), event, 0), "event_wait");
+    }
     void synchronize() override { check(cudaEventSynchronize(event), "event_synchronize"); }
     double seconds_until(Event& end) override {
         float milliseconds = 0;
@@ -229,9 +247,12 @@ struct CudaEvent final : Event {
 
 struct CudaGraph final : Graph {
     explicit CudaGraph(Context& context) : Graph(context), queue(queue_of(context)) {
-        // Relaxed: allocation, on the other stream, goes on meanwhile.
-        check(cudaStreamBeginCapture(queue.stream, cudaStreamCaptureModeRelaxed), "graph_begin_capture");
+        // Relaxed: allocation goes on meanwhile, on the other stream; from before the capture until after it, as buffers may be
+        // destroyed by any thread.
         queue.capturing = true;
+        const cudaError_t status = cudaStreamBeginCapture(queue.stream, cudaStreamCaptureModeRelaxed);
+        if (status != cudaSuccess) queue.capturing = false;
+        check(status, "graph_begin_capture");
     }
     ~CudaGraph() override {
         if (executable)
@@ -246,11 +267,15 @@ struct CudaGraph final : Graph {
         cudaGraphDestroy(graph);
         check(status, "graph_end_capture");
     }
-    void launch() override { check(cudaGraphLaunch(executable, queue.stream), "graph_launch"); }
+    void launch() override {
+        refuse_while_capturing(queue, "launching a graph");
+        check(cudaGraphLaunch(executable, queue.stream), "graph_launch");
+    }
 
     cudaError_t take(cudaGraph_t& graph) {
+        const cudaError_t status = cudaStreamEndCapture(queue.stream, &graph);
         queue.capturing = false;
-        return cudaStreamEndCapture(queue.stream, &graph);
+        return status;
     }
     Queue& queue;  // of `home`
     cudaGraphExec_t executable = nullptr;
@@ -267,6 +292,7 @@ std::shared_ptr<Event> CudaBackend::make_event() { return std::make_shared<CudaE
 
 std::shared_ptr<Graph> CudaBackend::begin_capture(Context& context) {
     synchronize(context);
+    gemm_of(queue_of(context));  // a library is not set up in the midst of a capture
     return std::make_shared<CudaGraph>(context);
 }
 

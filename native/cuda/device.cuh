@@ -51,8 +51,9 @@ __global__ void __launch_bounds__(max_threads<Kernel>) run(const __grid_constant
 template <class Kernel>
 void launch(cudaStream_t stream, Grid grid, int threads, int shared_bytes, const Kernel& kernel) {
     const char* name = typeid(Kernel).name();
+    // The most that any launch takes: another thread may be about to launch the same kernel with more than this one.
     if (shared_bytes > 48 * 1024)
-        check(cudaFuncSetAttribute(run<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes), name);
+        check(cudaFuncSetAttribute(run<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, MAX_SHARED_BYTES), name);
     run<Kernel><<<dim3(grid.x, grid.y), threads, shared_bytes, stream>>>(kernel);
     check(cudaGetLastError(), name);
 }

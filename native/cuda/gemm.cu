@@ -84,7 +84,8 @@ struct Product {
         const cublasStatus_t status =
             cublasLtMatmulAlgoGetHeuristic(handle, operation, b, a, c, c, preference, 1, &found, &count);
         cublasLtMatmulPreferenceDestroy(preference);
-        check(count == 0 && status == CUBLAS_STATUS_SUCCESS ? CUBLAS_STATUS_NOT_SUPPORTED : status, "matmul: algorithm");
+        check(status, "matmul: algorithm");
+        check(count == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : found.state, "matmul: algorithm");
         algorithm = found.algo;
     }
     Product(const Product&) = delete;
@@ -121,6 +122,11 @@ struct Gemm {
     }
 };
 
+Gemm& gemm_of(Queue& queue) {
+    if (!queue.gemm) queue.gemm = std::make_shared<Gemm>();
+    return *queue.gemm;
+}
+
 static View like(const View& view, int32_t dtype, void* data) {
     View out = view;
     out.data = data;
@@ -150,11 +156,11 @@ void CudaBackend::matmul(Context& context, const View& c, const View& a, const V
         return convert(context, c, wide);
     }
     Queue& queue = queue_of(context);
-    if (!queue.gemm) queue.gemm = std::make_shared<Gemm>();
-    const Product& product = queue.gemm->product({Operand(c), Operand(a), Operand(b), transpose_a, transpose_b});
+    Gemm& gemm = gemm_of(queue);
+    const Product& product = gemm.product({Operand(c), Operand(a), Operand(b), transpose_a, transpose_b});
     const float one = 1, beta = accumulate ? 1 : 0;
-    check(cublasLtMatmul(queue.gemm->handle, product.operation, &one, b.data, product.b, a.data, product.a, &beta, c.data,
-                         product.c, c.data, product.c, &product.algorithm, queue.workspace, Queue::WORKSPACE, queue.stream),
+    check(cublasLtMatmul(gemm.handle, product.operation, &one, b.data, product.b, a.data, product.a, &beta, c.data, product.c,
+                         c.data, product.c, &product.algorithm, queue.workspace, Queue::WORKSPACE, queue.stream),
           "matmul");
 }
 

@@ -4,6 +4,10 @@
 
 namespace hllm::cuda {
 
-std::string gemm_info();  // "cuBLASLt 13.1.2"
+struct Gemm;
+struct Queue;
+
+std::string gemm_info();      // "cuBLASLt 13.1.2"
+Gemm& gemm_of(Queue& queue);  // made when it is first asked for
 
 }  // namespace hllm::cuda

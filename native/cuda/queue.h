@@ -32,7 +32,7 @@ struct Queue {
 
     static constexpr int64_t WORKSPACE = 32 << 20;  // of cuBLASLt
     void* workspace = nullptr;
-    std::shared_ptr<Gemm> gemm;  // made by the first product
+    std::shared_ptr<Gemm> gemm;  // gemm_of()
 };
 
 Queue& queue_of(Context& context);

@@ -207,14 +207,14 @@ struct GatherTargets {
     T* out;
     const T* table;
     const int32_t* targets;
-    int64_t table_stride, D;
+    int64_t stride, D;
     int first_query, table_rows;
     IndexCheck check;
 
     HLLM_KERNEL void operator()() const {
         const int query = first_query + block_x(), target = targets[query];
         if (!check.ok(query, target, 0, table_rows)) return;
-        for (int64_t i = thread(); i < D; i += threads()) out[block_x() * D + i] = table[target * table_stride + i];
+        for (int64_t i = thread(); i < D; i += threads()) out[block_x() * stride + i] = table[target * stride + i];
     }
 };
 
@@ -289,8 +289,11 @@ struct Ranking {
           check_offsets(index_check(context, offsets_name)),
           check_rows(index_check(context, rows_name)) {
         block = std::min(QUERIES, queries.shape[0]);
-        const int64_t fitting = std::min(TILE_BYTES / 4 / block, most_rows) / ROW_STEP * ROW_STEP;
-        tile_rows = std::min(std::max(fitting, ROW_STEP), table.shape[0]);
+        // As few tiles as there can be, of one shape; several are cut evenly, in whole steps.
+        const int64_t N = table.shape[0], fitting = std::min(TILE_BYTES / 4 / block, most_rows);
+        const int64_t room = N <= fitting ? N : std::max(fitting / ROW_STEP, int64_t{1}) * ROW_STEP;
+        const int64_t tiles = N == 0 ? 1 : (N + room - 1) / room, even = (N + tiles - 1) / tiles;
+        tile_rows = std::min(N, (even + ROW_STEP - 1) / ROW_STEP * ROW_STEP);
         tile_stride = (tile_rows + ROW_STEP - 1) / ROW_STEP * ROW_STEP;
         tile = context.scratch.take<float>(block * tile_stride);
     }
@@ -374,12 +377,12 @@ void CudaBackend::rank(Context& context, const View& ranks, const View& queries,
     if (B == 0) return;
     const IndexCheck check_targets = index_check(context, "rank: targets");
     const Ranking ranking(context, queries, table, excluded_offsets, excluded_rows,
-                          TILE_BYTES / std::max<int64_t>(1, D * bytes_of(table.dtype)), "rank: excluded_offsets",
+                          TILE_BYTES / std::max<int64_t>(1, table.stride[0] * bytes_of(table.dtype)), "rank: excluded_offsets",
                           "rank: excluded_rows");
-    View gathered{nullptr, table.dtype, 2};
-    gathered.shape[0] = ranking.tile_rows, gathered.shape[1] = D;
-    gathered.stride[0] = D, gathered.stride[1] = 1;
-    gathered.data = context.scratch.take<char>(ranking.tile_rows * D * bytes_of(table.dtype));
+    // Targets lie as the rows of the table do, alignment included: whatever scores both takes the same way for both.
+    View gathered = Ranking::rows_of(table, 0, ranking.tile_rows);
+    gathered.data = context.scratch.take<char>(16 + ranking.tile_rows * table.stride[0] * bytes_of(table.dtype)) +
+                    reinterpret_cast<uintptr_t>(table.data) % 16;
     float* target_scores = context.scratch.take<float>(ranking.block);
     for (int64_t first = 0; first < B; first += QUERIES) {
         const int64_t block = std::min(QUERIES, B - first);

@@ -130,8 +130,8 @@ HLLM_API int32_t hllm_event_elapsed(hllm_event *begin, hllm_event *end, double *
 
 /* Between begin and end nothing runs: the context's calls are kept as a graph, which then launches as one, on this context.
  * A launch reads tensors and plans as they are then: new values are written, and plans updated, in between. The graph keeps
- * what its calls use alive, destroyed or not. While capturing, buffer_write, buffer_read, plan_create, plan_update and
- * synchronize are refused. Begin waits for the context's work. On the CPU: HLLM_UNSUPPORTED. */
+ * what its calls use alive, destroyed or not. While capturing, buffer_write, buffer_read, plan_create, plan_update, events,
+ * graph_launch and synchronize are refused. Begin waits for the context's work. On the CPU: HLLM_UNSUPPORTED. */
 HLLM_API int32_t hllm_graph_begin_capture(hllm_context *context);
 HLLM_API int32_t hllm_graph_end_capture(hllm_context *context, hllm_graph **graph);
 HLLM_API int32_t hllm_graph_launch(hllm_context *context, hllm_graph *graph);

@@ -387,6 +387,11 @@ TEST_F(Abi, AGraphLaunchesWhatWasCaptured) {
     EXPECT_NE(nullptr, std::strstr(hllm_error_message(), "while the context captures a graph")) << hllm_error_message();
     EXPECT_EQ(HLLM_INVALID_ARGUMENT, hllm_buffer_read(context, &word, in->buffer, 0, 4));
     EXPECT_EQ(HLLM_INVALID_ARGUMENT, hllm_context_synchronize(context));
+    hllm_event* event = nullptr;
+    HLLM_OK_OR_FAIL(hllm_event_create(context, &event));
+    EXPECT_EQ(HLLM_INVALID_ARGUMENT, hllm_event_record(context, event));
+    EXPECT_EQ(HLLM_INVALID_ARGUMENT, hllm_event_wait(context, event));
+    HLLM_OK_OR_FAIL(hllm_event_destroy(event));
     HLLM_OK_OR_FAIL(hllm_graph_end_capture(context, &graph));
     expect_same_bits(read(out), std::vector<float>(n * n, 7), "capturing runs nothing");
     for (int round = 0; round < 3; round++) {

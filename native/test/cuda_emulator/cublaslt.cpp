@@ -72,7 +72,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
     const uint64_t* op = operation->values;
     const Operand left(nullptr, a, op[CUBLASLT_MATMUL_DESC_TRANSA]), right(nullptr, b, op[CUBLASLT_MATMUL_DESC_TRANSB]);
     if (const cublasStatus_t status = check(left, right, {nullptr, c, CUBLAS_OP_N})) return status;
-    *results = {*preference, preference->values[CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES]};
+    *results = {*preference, preference->values[CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES], CUBLAS_STATUS_SUCCESS};
     *found = 1;
     return CUBLAS_STATUS_SUCCESS;
 }

@@ -271,9 +271,11 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
-    return enqueue(stream, [nodes = executable->nodes] {
-        for (const auto& node : nodes)
-            if (!broken()) node();
+    return answer(stream, __func__, [=] {
+        return enqueue(stream, [nodes = executable->nodes] {
+            for (const auto& node : nodes)
+                if (!broken()) node();
+        });
     });
 }
 
