@@ -14,7 +14,6 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
-import java.util.List;
 import java.util.concurrent.locks.Condition;
 import java.util.concurrent.locks.ReentrantLock;
 import java.util.zip.CRC32C;
@@ -49,14 +48,16 @@ final class RecordLog implements AutoCloseable {
     /** Records that go to the disk together. */
     private static final class Group {
         private final ByteArrayOutputStream records = new ByteArrayOutputStream();
-        private final List<Runnable> kept = new ArrayList<>();
+        private final ArrayList<Runnable> kept = new ArrayList<>();
         private boolean done;
         private boolean failed;
 
+        /** All of a record, or where there is no memory for it, nothing. */
         void add(byte[] body, Runnable then) {
-            ByteBuffer head = ByteBuffer.allocate(HEAD).putInt(body.length).putInt(crc(body, 0, body.length));
-            records.writeBytes(head.array());
-            records.writeBytes(body);
+            ByteBuffer record = ByteBuffer.allocate(HEAD + body.length);
+            record.putInt(body.length).putInt(crc(body, 0, body.length)).put(body);
+            kept.ensureCapacity(kept.size() + 1);
+            records.writeBytes(record.array());
             kept.add(then);
         }
     }
@@ -181,33 +182,34 @@ final class RecordLog implements AutoCloseable {
     /** Hands out all whole records; returns where they end. */
     private long read(Reader reader) throws IOException {
         long size = file.length();
-        try (DataInputStream in =
-                new DataInputStream(new BufferedInputStream(new FileInputStream(path.toFile()), 1 << 16))) {
-            byte[] expected = kind.bytes();
-            byte[] magic = in.readNBytes(expected.length);
-            if (!Arrays.equals(magic, expected)) {
-                if (size < expected.length && Arrays.equals(magic, Arrays.copyOf(expected, magic.length))) {
-                    file.write(expected); // it was being made
-                    return expected.length;
-                }
-                throw new HllmException(path + ": is no " + kind.name + " of this version; name another file");
+        // Through the descriptor that has the lock: closing another one of this file would give the lock up.
+        file.seek(0);
+        DataInputStream in = new DataInputStream(new BufferedInputStream(new FileInputStream(file.getFD()), 1 << 16));
+        byte[] expected = kind.bytes();
+        byte[] magic = in.readNBytes(expected.length);
+        if (!Arrays.equals(magic, expected)) {
+            if (size < expected.length && Arrays.equals(magic, Arrays.copyOf(expected, magic.length))) {
+                file.seek(0);
+                file.write(expected); // it was being made
+                return expected.length;
             }
-            long at = expected.length;
-            while (at + HEAD <= size) {
-                int length = in.readInt();
-                int crc = in.readInt();
-                byte[] body = fits(length, size - at - HEAD) ? in.readNBytes(length) : null;
-                if (body == null || crc(body, 0, length) != crc) {
-                    if (recordFollows(at + 1, size)) {
-                        throw damaged(at);
-                    }
-                    return at;
-                }
-                reader.record(body);
-                at += HEAD + length;
-            }
-            return at;
+            throw new HllmException(path + ": is no " + kind.name + " of this version; name another file");
         }
+        long at = expected.length;
+        while (at + HEAD <= size) {
+            int length = in.readInt();
+            int crc = in.readInt();
+            byte[] body = fits(length, size - at - HEAD) ? in.readNBytes(length) : null;
+            if (body == null || crc(body, 0, length) != crc) {
+                if (recordFollows(at + 1, size)) {
+                    throw damaged(at);
+                }
+                return at;
+            }
+            reader.record(body);
+            at += HEAD + length;
+        }
+        return at;
     }
 
     private static boolean fits(int length, long left) {

@@ -205,6 +205,8 @@ class EventLogTest {
             while (last(acknowledged) < enough && writer.isAlive()) {
                 Thread.sleep(1);
             }
+            HllmException taken = assertThrows(HllmException.class, () -> EventLog.open(file(), ALWAYS));
+            assertTrue(taken.getMessage().contains("another process has this"), taken.getMessage());
             writer.destroyForcibly();
             assertEquals(128 + 9, writer.waitFor(), "killed, while it was writing");
             int before = last(acknowledged);
