@@ -14,6 +14,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.Set;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Semaphore;
@@ -123,22 +124,35 @@ public final class HllmServer implements AutoCloseable {
 
     // ---- A request's thread -----------------------------------------------------------------------------------------
 
-    private void handle(HttpExchange exchange) {
+    /** @throws IOException where the client went away: the JDK's server forgets a connection only where this throws */
+    private void handle(HttpExchange exchange) throws IOException {
         long begin = System.nanoTime();
         String name = "none";
+        boolean placed = false;
         Reply reply;
         try (exchange) {
             try {
                 Route route = route(exchange);
                 name = route.toString();
-                reply = answer(route, exchange);
+                requireAllowed(route, exchange);
+                Request request = request(route, exchange);
+                if (route.works()) {
+                    takePlace();
+                    placed = true;
+                }
+                reply = route.handler().answer(request);
             } catch (Exception | Error e) {
                 reply = refusal(e).reply();
             }
             metrics.replied(name, reply.status(), System.nanoTime() - begin);
-            send(exchange, reply);
+            sendInTime(exchange, reply);
         } catch (IOException e) {
             LOG.log(System.Logger.Level.DEBUG, "a client went away", e);
+            throw e;
+        } finally {
+            if (placed) {
+                places.release();
+            }
         }
     }
 
@@ -159,28 +173,21 @@ public final class HllmServer implements AutoCloseable {
                 });
     }
 
-    private Reply answer(Route route, HttpExchange exchange) throws IOException {
-        requireAllowed(route, exchange);
-        String path = exchange.getRequestURI().getRawPath();
-        Request request = new Request(
-                route.id(path),
+    private Request request(Route route, HttpExchange exchange) {
+        return new Request(
+                route.id(exchange.getRequestURI().getRawPath()),
                 Fields.ofQuery(Request.query(exchange.getRequestURI().getRawQuery())),
                 exchange.getRequestHeaders().getFirst("Content-Type"),
                 exchange.getRequestBody(),
                 options.limits);
-        if (!route.works()) {
-            return route.handler().answer(request);
-        }
+    }
+
+    private void takePlace() {
         if (stopping) {
             throw Refusal.busy("the server is stopping");
         }
         if (!places.tryAcquire()) {
             throw Refusal.busy("busy: " + options.limits.requests() + " requests are worked on; try again shortly");
-        }
-        try {
-            return route.handler().answer(request);
-        } finally {
-            places.release();
         }
     }
 
@@ -195,7 +202,7 @@ public final class HllmServer implements AutoCloseable {
         } else if (!route.open()) {
             String given = exchange.getRequestHeaders().getFirst("Authorization");
             byte[] expected = ("Bearer " + options.token).getBytes(StandardCharsets.UTF_8);
-            if (given == null || !MessageDigest.isEqual(given.getBytes(StandardCharsets.UTF_8), expected)) {
+            if (given == null || !MessageDigest.isEqual(given.getBytes(StandardCharsets.ISO_8859_1), expected)) {
                 throw Refusal.withHeader(
                         401, "expected the header Authorization: Bearer TOKEN", "WWW-Authenticate", "Bearer");
             }
@@ -216,6 +223,21 @@ public final class HllmServer implements AutoCloseable {
     private static Refusal failed(Throwable error, String message) {
         LOG.log(System.Logger.Level.ERROR, "a request failed", error);
         return new Refusal(500, message);
+    }
+
+    /** Gives a client up that does not read: an interrupt ends a write to a socket, and closes that. */
+    private void sendInTime(HttpExchange exchange, Reply reply) throws IOException {
+        Thread sender = Thread.currentThread();
+        CompletableFuture<Void> sent = new CompletableFuture<>();
+        sent.orTimeout(options.limits.time().toNanos(), TimeUnit.NANOSECONDS).exceptionally(late -> {
+            sender.interrupt();
+            return null;
+        });
+        try {
+            send(exchange, reply);
+        } finally {
+            sent.complete(null);
+        }
     }
 
     private static void send(HttpExchange exchange, Reply reply) throws IOException {

@@ -3,6 +3,7 @@ package org.hllm4j.http;
 import java.io.IOException;
 import java.io.InputStream;
 import java.net.InetAddress;
+import java.net.InetSocketAddress;
 import java.net.Socket;
 import java.net.SocketException;
 import java.nio.charset.StandardCharsets;
@@ -37,7 +38,18 @@ final class RawHttp {
         }
     }
 
-    private static byte[] read(InputStream in) throws IOException {
+    /** A connection that asks for something, and has room for little of the answer. */
+    static Socket unread(int port, String path) throws IOException {
+        Socket socket = new Socket();
+        socket.setReceiveBufferSize(4096);
+        socket.setSoTimeout(60_000);
+        socket.connect(new InetSocketAddress(InetAddress.getLoopbackAddress(), port));
+        String request = "GET " + path + " HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        socket.getOutputStream().write(request.getBytes(StandardCharsets.ISO_8859_1));
+        return socket;
+    }
+
+    static byte[] read(InputStream in) throws IOException {
         try {
             return in.readAllBytes();
         } catch (SocketException e) {

@@ -7,6 +7,7 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import java.io.BufferedReader;
 import java.io.IOException;
+import java.net.Socket;
 import java.net.URI;
 import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
@@ -31,6 +32,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 class ServeProcessTest {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final int USERS = 8;
+    private static final int CONNECTIONS = 32;
 
     @TempDir
     Path folder;
@@ -82,6 +84,7 @@ class ServeProcessTest {
         List<String> command = new ArrayList<>(List.of(
                 Path.of(System.getProperty("java.home"), "bin", "java").toString(),
                 "-XX:+UseSerialGC",
+                "-Djdk.httpserver.maxConnections=" + CONNECTIONS,
                 "--enable-native-access=ALL-UNNAMED",
                 "-Dhllm.library=" + System.getProperty("hllm.library"),
                 "-cp",
@@ -181,6 +184,20 @@ class ServeProcessTest {
                 assertEquals(200, served.send("POST", "/v1/reload", "{}"));
                 assertEquals(
                         found, JSON.readTree(served.get("/v1/items?query=again").body()));
+            }
+        }
+    }
+
+    @Test
+    void clientsThatGoAwayLeaveNothing() throws IOException, InterruptedException {
+        try (Served served = served()) {
+            assertEquals(200, served.send("POST", "/v1/items", TinyServer.LONG_ITEM));
+            assertEquals(200, served.send("POST", "/v1/users/large/events", TinyServer.LONG_EVENTS));
+            for (int i = 0; i < 2 * CONNECTIONS; i++) {
+                try (Socket client = RawHttp.unread(URI.create(served.address).getPort(), TinyServer.LARGE)) {
+                    assertEquals('H', client.getInputStream().read(), "an answer to client " + i);
+                    client.setSoLinger(true, 0); // a reset, in the midst of it
+                }
             }
         }
     }

@@ -13,6 +13,7 @@ import java.net.http.HttpResponse;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
+import java.util.Collections;
 import java.util.List;
 import java.util.Map;
 import java.util.stream.Collectors;
@@ -39,6 +40,13 @@ final class TinyServer implements AutoCloseable {
     static final int SLACK = 4;
     static final Engine.Options ENGINE = new Engine.Options(
             new UserFeatureCache.Options(4 << 20, SLACK, 64, DType.F32), 64, 16, Duration.ZERO, Engine.Listener.NONE);
+
+    /** An item, and a user's events, so that the answer to {@link #LARGE} is of 10 MB: more than two sockets hold. */
+    static final String LONG_ITEM = "{\"item\":\"n\",\"fields\":{\"title\":\"" + "x".repeat(100_000) + "\"}}";
+
+    static final String LONG_EVENTS =
+            "{\"events\":[" + String.join(",", Collections.nCopies(100, "{\"item\":\"n\"}")) + "]}";
+    static final String LARGE = "/v1/users/large/events?limit=100";
 
     private static final ObjectMapper JSON = new ObjectMapper();
 
