@@ -31,6 +31,7 @@ import org.hllm4j.serve.Snapshot;
 final class Api {
     private static final int DEFAULT_K = 10;
     private static final int CHANGES = 16; // of items, that may wait for the engine
+    private static final int ID_CHARACTERS = 1 << 20; // of a user's id, over the events of a request
 
     private final Engine engine;
     private final HistorySource source;
@@ -88,8 +89,17 @@ final class Api {
     private Reply append(Request request) throws IOException {
         String user = user(request);
         Fields body = body(request);
+        List<Fields> entries = body.objects("events", 1, limits.list());
+        int most = ID_CHARACTERS / user.length();
+        if (entries.size() > most) {
+            throw Refusal.ofField(
+                    413,
+                    "events",
+                    entries.size() + " events, each of which is kept with the user's id of " + user.length()
+                            + " characters; send at most " + most + " at a time");
+        }
         List<HistorySource.Event> events = new ArrayList<>();
-        for (Fields entry : body.objects("events", 1, limits.list())) {
+        for (Fields entry : entries) {
             String item = entry.required(entry.id("item"), "item", "an item's id");
             long now = System.currentTimeMillis();
             events.add(new HistorySource.Event(
@@ -288,11 +298,20 @@ final class Api {
             throw new Refusal(409, "a model is being loaded already; wait until that is done");
         }
         // On a thread of its own, as one thread has to keep to a device while it loads. No limit of time.
-        CompletableFuture<Void> done = CompletableFuture.supplyAsync(
-                        () -> loader.open(run, items),
-                        load -> Thread.ofPlatform().daemon().name("hllm-reload").start(load))
-                .thenCompose(engine::swap)
-                .whenComplete((result, error) -> reloading.set(false));
+        CompletableFuture<Void> done;
+        try {
+            done = CompletableFuture.supplyAsync(
+                            () -> loader.open(run, items),
+                            load -> Thread.ofPlatform()
+                                    .daemon()
+                                    .name("hllm-reload")
+                                    .start(load))
+                    .thenCompose(engine::swap)
+                    .whenComplete((result, error) -> reloading.set(false));
+        } catch (RuntimeException | Error e) { // no thread to be had
+            reloading.set(false);
+            throw e;
+        }
         await(done, Long.MAX_VALUE);
         Snapshot snapshot = engine.snapshot();
         return Reply.ok("model", snapshot.modelHash(), "items", snapshot.items());

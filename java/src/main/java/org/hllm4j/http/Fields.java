@@ -25,11 +25,13 @@ final class Fields {
 
     private final JsonNode object;
     private final String path; // of the object, with a dot at its end; empty for the whole
+    private final boolean query; // then integers are texts of digits
     private final Set<String> known = new HashSet<>();
 
-    private Fields(JsonNode object, String path) {
+    private Fields(JsonNode object, String path, boolean query) {
         this.object = object;
         this.path = path;
+        this.query = query;
     }
 
     static Fields ofJson(byte[] body) {
@@ -48,14 +50,14 @@ final class Fields {
         if (!node.isObject()) {
             throw new Refusal(400, "the body is " + name(node) + "; expected a JSON object {...}");
         }
-        return new Fields(node, "");
+        return new Fields(node, "", false);
     }
 
     /** @param query decoded names and values */
     static Fields ofQuery(Map<String, String> query) {
         ObjectNode node = JsonNodeFactory.instance.objectNode();
         query.forEach(node::put);
-        return new Fields(node, "");
+        return new Fields(node, "", true);
     }
 
     private JsonNode get(String name) {
@@ -100,7 +102,7 @@ final class Fields {
         long number;
         if (value.isIntegralNumber() && value.canConvertToLong()) {
             number = value.longValue();
-        } else if (value.isTextual() && value.textValue().matches("-?[0-9]{1,18}")) {
+        } else if (query && value.textValue().matches("-?[0-9]{1,18}")) {
             number = Long.parseLong(value.textValue());
         } else {
             throw wrong(path + name, expected, value.isNumber() ? "another number" : name(value));
@@ -133,7 +135,7 @@ final class Fields {
             if (!entry.isObject()) {
                 throw wrong(at, "an object", name(entry));
             }
-            objects.add(new Fields(entry, at + "."));
+            objects.add(new Fields(entry, at + ".", false));
         }
         return objects;
     }
@@ -144,7 +146,7 @@ final class Fields {
         if (!value.isObject()) {
             throw wrong(path + name, "an object of strings", name(value));
         }
-        Fields inner = new Fields(value, path + name + ".");
+        Fields inner = new Fields(value, path + name + ".", false);
         Map<String, String> texts = new LinkedHashMap<>();
         value.fieldNames().forEachRemaining(key -> texts.put(key, inner.text(key, "")));
         return texts;

@@ -4,6 +4,8 @@ import java.io.IOException;
 import java.io.InputStream;
 import java.io.OutputStream;
 import java.net.URLDecoder;
+import java.nio.ByteBuffer;
+import java.nio.charset.CharacterCodingException;
 import java.nio.charset.StandardCharsets;
 import java.util.LinkedHashMap;
 import java.util.Locale;
@@ -25,12 +27,20 @@ record Request(String id, Fields query, String contentType, InputStream content,
             // Besides: a web page of another site cannot send this type without being allowed to.
             throw new Refusal(415, "Content-Type is " + contentType + "; expected application/json");
         }
-        byte[] body = content.readNBytes(limits.body() + 1);
-        if (body.length > limits.body()) {
-            content.transferTo(OutputStream.nullOutputStream()); // else the client may not get to see the answer
-            throw new Refusal(413, "the body is longer than " + limits.body() + " bytes; send less at a time");
+        return Fields.ofJson(bytes());
+    }
+
+    private byte[] bytes() throws IOException {
+        try {
+            byte[] body = content.readNBytes(limits.body() + 1);
+            if (body.length > limits.body()) {
+                content.transferTo(OutputStream.nullOutputStream()); // else the client may not get to see the answer
+                throw new Refusal(413, "the body is longer than " + limits.body() + " bytes; send less at a time");
+            }
+            return body;
+        } catch (IndexOutOfBoundsException e) { // the JDK takes the size of such a chunk for a negative one
+            throw new IOException("a chunk of 2 GB or more", e);
         }
-        return Fields.ofJson(body);
     }
 
     static Map<String, String> query(String raw) {
@@ -52,11 +62,19 @@ record Request(String id, Fields query, String contentType, InputStream content,
         return decode(raw.replace("+", "%2B"));
     }
 
+    /** Strictly: a sign in place of what is no UTF-8 would make one user of several. */
     private static String decode(String raw) {
         try {
-            return URLDecoder.decode(raw, StandardCharsets.UTF_8);
-        } catch (IllegalArgumentException e) {
-            throw new Refusal(400, "the address cannot be decoded: " + e.getMessage());
+            if (!StandardCharsets.US_ASCII.newEncoder().canEncode(raw)) {
+                throw new CharacterCodingException();
+            }
+            byte[] bytes = URLDecoder.decode(raw, StandardCharsets.ISO_8859_1).getBytes(StandardCharsets.ISO_8859_1);
+            return StandardCharsets.UTF_8
+                    .newDecoder()
+                    .decode(ByteBuffer.wrap(bytes))
+                    .toString();
+        } catch (IllegalArgumentException | CharacterCodingException e) {
+            throw new Refusal(400, "the address cannot be decoded; expected UTF-8, percent-encoded, as %C3%A9");
         }
     }
 }

@@ -9,11 +9,14 @@ import com.fasterxml.jackson.databind.JsonNode;
 import java.io.IOException;
 import java.io.InputStream;
 import java.net.InetSocketAddress;
+import java.net.Socket;
 import java.net.http.HttpRequest;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Collections;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
@@ -35,6 +38,7 @@ import org.hllm4j.serve.Engine;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
@@ -116,7 +120,7 @@ class HllmServerTest {
     }
 
     @Test
-    void idsMayHoldAnything() {
+    void idsMayHoldAnything() throws IOException {
         try (TinyServer server = new TinyServer(folder, run)) {
             assertEquals(200, server.events("a%2Fb%20c+d%C3%A9", "i1").status());
             assertEquals(1, server.log.history("a/b c+d\u00e9").size());
@@ -126,6 +130,11 @@ class HllmServerTest {
                             .json()
                             .path("user")
                             .asText());
+            assertEquals(400, server.events("d%E9", "i1").status(), "Latin-1");
+            String raw = "GET /v1/users/d\u00e9/events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+            RawHttp.Response refused = RawHttp.send(server.port(), raw.getBytes(StandardCharsets.UTF_8));
+            assertEquals(400, refused.status());
+            assertTrue(refused.body().contains("percent-encoded"), refused.body());
         }
     }
 
@@ -209,6 +218,8 @@ class HllmServerTest {
         /v1/users/u/events          | {"events":[{"item":"i1"},{"item":"no"}]}      | 422 | events[1].item    | not in the catalogue
         /v1/users/u/recommendations | {"k":0}                                       | 400 | k                 | from 1 to 1000, found 0
         /v1/users/u/recommendations | {"k":99999999999999999999}                    | 400 | k                 | found another number
+        /v1/users/u/recommendations | {"k":"5"}                                     | 400 | k                 | found a string
+        /v1/users/u/events          | {"events":[{"item":"i1","timestamp":"5"}]}    | 400 | events[0].timestamp | found a string
         /v1/users/u/recommendations?k=x | {}                                        | 400 | k                 | found a string
         /v1/users/u/recommendations?k=1&k=2 | {}                                    | 400 | k                 | comes twice
         /v1/users/u/recommendations?n=2 | {}                                        | 400 | n                 | not known here; expected k
@@ -248,6 +259,12 @@ class HllmServerTest {
             Answered huge = server.post("/v1/items", "{\"item\":\"" + "x".repeat(4 << 20) + "\"}");
             assertEquals(413, huge.status());
             assertTrue(huge.message().contains("longer than 262144 bytes"), huge.message());
+            String longId = "u".repeat(Fields.LONGEST_ID);
+            String[] events = Collections.nCopies(2049, "i1").toArray(String[]::new);
+            Answered many = server.events(longId, events);
+            assertEquals(413, many.status());
+            assertTrue(many.message().contains("send at most 2048 at a time"), many.message());
+            assertEquals(200, server.events(longId, Arrays.copyOf(events, 2048)).status());
             HttpRequest.Builder head =
                     server.request("/health/ready").method("HEAD", HttpRequest.BodyPublishers.noBody());
             assertEquals(200, server.send(head).status());
@@ -275,6 +292,19 @@ class HllmServerTest {
                 }
             }
             assertEquals(1, server.log.events());
+        }
+    }
+
+    @Test
+    void aTokenMayHoldAnything() throws IOException {
+        try (TinyServer server =
+                new TinyServer(folder, run, "d\u00e9", Limits.DEFAULTS, TinyServer.ENGINE, Engine.Listener.NONE)) {
+            String request = "GET /v1/items HTTP/1.1\r\nAuthorization: Bearer d\u00e9\r\nConnection: close\r\n\r\n";
+            assertEquals(
+                    200,
+                    RawHttp.send(server.port(), request.getBytes(StandardCharsets.UTF_8))
+                            .status());
+            assertEquals(401, RawHttp.send(server.port(), request).status(), "Latin-1");
         }
     }
 
@@ -331,6 +361,29 @@ class HllmServerTest {
                 throw new IllegalStateException(e);
             }
         };
+    }
+
+    /** It keeps its place among the requests until then. */
+    @Test
+    @Timeout(60)
+    void aClientThatDoesNotReadIsGivenUp() throws IOException, InterruptedException {
+        Limits limits = Limits.DEFAULTS.withRequests(1).withTime(Duration.ofMillis(1500));
+        try (TinyServer server = new TinyServer(folder, run, null, limits, TinyServer.ENGINE, Engine.Listener.NONE)) {
+            assertEquals(200, server.post("/v1/items", TinyServer.LONG_ITEM).status());
+            assertEquals(
+                    200,
+                    server.post("/v1/users/large/events", TinyServer.LONG_EVENTS)
+                            .status());
+            try (Socket client = RawHttp.unread(server.port(), TinyServer.LARGE)) {
+                while (server.get("/v1/items").status() == 200) {
+                    Thread.sleep(5);
+                }
+                while (server.get("/v1/items").status() == 503) {
+                    Thread.sleep(5);
+                }
+                assertTrue(RawHttp.read(client.getInputStream()).length < 10_000_000, "all of the answer came");
+            }
+        }
     }
 
     @Test

@@ -199,8 +199,10 @@ class HttpFuzzTest {
                                 head + "Transfer-Encoding: chunked\r\n\r\n" + chunk,
                                 huge,
                                 "\r\n0\r\n\r\n".getBytes(StandardCharsets.UTF_8)))));
-        for (String lie :
-                List.of("Content-Length: 999999999999\r\n\r\n{}", "Transfer-Encoding: chunked\r\n\r\nzz\r\n{}")) {
+        for (String lie : List.of(
+                "Content-Length: 999999999999\r\n\r\n{}",
+                "Transfer-Encoding: chunked\r\n\r\nzz\r\n{}",
+                "Transfer-Encoding: chunked\r\n\r\n80000000\r\n{}")) {
             assertEquals(400, check(RawHttp.send(server.port(), head + lie)));
         }
         RawHttp.Response headers = RawHttp.send(server.port(), head + "X: " + "x".repeat(1 << 20) + "\r\n\r\n");
