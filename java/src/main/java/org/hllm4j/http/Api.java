@@ -18,7 +18,9 @@ import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.function.Supplier;
 import org.hllm4j.HllmException;
+import org.hllm4j.engine.NativeException;
 import org.hllm4j.serve.Answer;
+import org.hllm4j.serve.ClosedException;
 import org.hllm4j.serve.DiskException;
 import org.hllm4j.serve.Engine;
 import org.hllm4j.serve.Filter;
@@ -312,7 +314,13 @@ final class Api {
             reloading.set(false);
             throw e;
         }
-        await(done, Long.MAX_VALUE);
+        try {
+            await(done, Long.MAX_VALUE);
+        } catch (NativeException | ClosedException e) {
+            throw e;
+        } catch (HllmException e) { // the folder's or the file's
+            throw new Refusal(422, e.getMessage());
+        }
         Snapshot snapshot = engine.snapshot();
         return Reply.ok("model", snapshot.modelHash(), "items", snapshot.items());
     }

@@ -20,11 +20,12 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.TimeUnit;
 import org.hllm4j.HllmException;
-import org.hllm4j.engine.NativeException;
 import org.hllm4j.serve.BusyException;
+import org.hllm4j.serve.ClosedException;
 import org.hllm4j.serve.Engine;
 import org.hllm4j.serve.HistorySource;
 import org.hllm4j.serve.Snapshot;
+import org.hllm4j.serve.UnanswerableException;
 
 /**
  * An engine and its users' histories behind HTTP; {@code openapi.yaml} tells what can be asked. Listens as soon as it is made.
@@ -213,8 +214,9 @@ public final class HllmServer implements AutoCloseable {
         return switch (error) {
             case Refusal refusal -> refusal;
             case BusyException busy -> Refusal.busy(busy.getMessage());
-            case NativeException failed -> failed(failed, failed.getMessage());
-            case HllmException unanswerable -> new Refusal(422, unanswerable.getMessage());
+            case UnanswerableException unanswerable -> new Refusal(422, unanswerable.getMessage());
+            case ClosedException closed -> Refusal.busy(closed.getMessage());
+            case HllmException failed -> failed(failed, failed.getMessage());
             case IOException cut -> new Refusal(400, "the body could not be read: " + cut.getMessage());
             default -> failed(error, "an error that should not happen; the server's log has more");
         };

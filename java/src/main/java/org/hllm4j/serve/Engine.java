@@ -192,7 +192,7 @@ public final class Engine implements AutoCloseable {
     public CompletableFuture<Void> swap(Snapshot next) {
         try {
             return chore(() -> take(next));
-        } catch (HllmException e) { // closed
+        } catch (ClosedException e) {
             next.close();
             throw e;
         }
@@ -334,7 +334,7 @@ public final class Engine implements AutoCloseable {
         int[] history = snapshot.rows(question.history());
         if (question instanceof Question.Rank rank) {
             if (snapshot.fusion() == null) {
-                throw new HllmException("this run has no ranking head: train one with `hllm train-ranker`, or ask for "
+                throw new UnanswerableException("this run has no ranking head: train one with `hllm train-ranker`, or ask for "
                         + "recommendations among the candidates");
             }
             int[] candidates = rank.candidates().stream().mapToInt(this::known).toArray();
@@ -342,7 +342,7 @@ public final class Engine implements AutoCloseable {
             return new Asked(question, history, candidates, early ? candidates : new int[] {UserFeatureCache.USER});
         }
         if (history.length == 0) {
-            throw new HllmException((question.user() == null ? "the history" : "user \"" + question.user() + "\"")
+            throw new UnanswerableException((question.user() == null ? "the history" : "user \"" + question.user() + "\"")
                     + " has no event whose item is in the catalogue; expected at least one");
         }
         return new Asked(question, history, allowed((Question.Recommend) question));
@@ -362,7 +362,7 @@ public final class Engine implements AutoCloseable {
     private int known(String id) {
         int row = snapshot.row(id);
         if (row < 0) {
-            throw new HllmException("candidate \"" + id + "\" is not in the catalogue");
+            throw new UnanswerableException("candidate \"" + id + "\" is not in the catalogue");
         }
         return row;
     }

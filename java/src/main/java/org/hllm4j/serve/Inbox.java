@@ -6,7 +6,6 @@ import java.util.Deque;
 import java.util.List;
 import java.util.concurrent.locks.Condition;
 import java.util.concurrent.locks.ReentrantLock;
-import org.hllm4j.HllmException;
 
 /** What waits for the engine: a bounded queue of questions, and chores, which are few and go first. Any thread. */
 final class Inbox {
@@ -49,7 +48,7 @@ final class Inbox {
 
     private void requireOpen() {
         if (closed) {
-            throw new HllmException("the engine is closed");
+            throw new ClosedException("the engine");
         }
     }
 

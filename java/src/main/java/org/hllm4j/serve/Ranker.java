@@ -22,8 +22,8 @@ public final class Ranker implements AutoCloseable {
 
     /**
      * The candidates, the likeliest first, equal ones in the order given; removed items and those of the history are
-     * ranked too. A user without events is ranked for as the model learned it. The future fails with an {@link
-     * HllmException} where a candidate is not in the catalogue, or the run has no ranking head.
+     * ranked too. A user without events is ranked for as the model learned it. The future fails with an
+     * {@link UnanswerableException} where a candidate is not in the catalogue, or the run has no ranking head.
      *
      * @param candidates item ids, at least one
      * @throws BusyException when the engine's queue is full
@@ -49,7 +49,7 @@ public final class Ranker implements AutoCloseable {
 
     private void requireOpen(List<String> candidates) {
         if (closed) {
-            throw new HllmException("the ranker is closed");
+            throw new ClosedException("the ranker");
         }
         if (candidates.isEmpty()) {
             throw new HllmException("no candidates to rank; expected at least one");

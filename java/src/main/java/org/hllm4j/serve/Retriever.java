@@ -21,7 +21,7 @@ public final class Retriever implements AutoCloseable {
 
     /**
      * The k best items for a user, without those of the history. Reads the history before it returns; the future fails
-     * with an {@link HllmException} where it has no item of the catalogue.
+     * with an {@link UnanswerableException} where it has no item of the catalogue.
      *
      * @throws BusyException when the engine's queue is full
      */
@@ -47,7 +47,7 @@ public final class Retriever implements AutoCloseable {
 
     private void requireOpen(int k) {
         if (closed) {
-            throw new HllmException("the retriever is closed");
+            throw new ClosedException("the retriever");
         }
         if (k < 1) {
             throw new HllmException("asked for " + k + " recommendations; expected at least 1");

@@ -294,13 +294,13 @@ public final class Snapshot implements AutoCloseable {
     /** An item's text as a change. */
     Change text(String id, Map<String, String> fields) {
         if (model.config().ids() != null) {
-            throw new HllmException(
+            throw new UnanswerableException(
                     run.path() + ": this model knows its items by their ids; only a model of texts takes "
                             + "an item \"" + id + "\" that it was not trained on");
         }
         requireItemSide();
         if (id.isEmpty() || fields.isEmpty() || !textKeys.containsAll(fields.keySet())) {
-            throw new HllmException("item \"" + id + "\" with fields " + fields.keySet()
+            throw new UnanswerableException("item \"" + id + "\" with fields " + fields.keySet()
                     + ": expected an id, and fields among the model's text keys " + textKeys);
         }
         int row = catalogue.row(id);
@@ -348,7 +348,7 @@ public final class Snapshot implements AutoCloseable {
 
     private void requireItemSide() {
         if (!model.has(Hllm.Side.ITEM)) {
-            throw new HllmException(
+            throw new UnanswerableException(
                     run.path() + ": items cannot be added by text here, as the Item LLM is not kept in memory; "
                             + "--add-items=yes keeps it");
         }

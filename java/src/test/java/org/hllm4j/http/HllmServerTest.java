@@ -534,6 +534,10 @@ class HllmServerTest {
             server.changes.close();
             assertEquals(500, server.delete("/v1/items/i4").status());
             assertEquals(503, server.get("/health/ready").status());
+            server.events("u", "i1");
+            server.engine.close();
+            assertEquals(503, server.get("/v1/users/u/recommendations").status());
+            assertEquals(503, server.post("/v1/reload", "{}").status());
         }
     }
 
