@@ -334,16 +334,18 @@ public final class Engine implements AutoCloseable {
         int[] history = snapshot.rows(question.history());
         if (question instanceof Question.Rank rank) {
             if (snapshot.fusion() == null) {
-                throw new UnanswerableException("this run has no ranking head: train one with `hllm train-ranker`, or ask for "
-                        + "recommendations among the candidates");
+                throw new UnanswerableException(
+                        "this run has no ranking head: train one with `hllm train-ranker`, or ask for "
+                                + "recommendations among the candidates");
             }
             int[] candidates = rank.candidates().stream().mapToInt(this::known).toArray();
             boolean early = snapshot.fusion() == Fusion.EARLY;
             return new Asked(question, history, candidates, early ? candidates : new int[] {UserFeatureCache.USER});
         }
         if (history.length == 0) {
-            throw new UnanswerableException((question.user() == null ? "the history" : "user \"" + question.user() + "\"")
-                    + " has no event whose item is in the catalogue; expected at least one");
+            throw new UnanswerableException(
+                    (question.user() == null ? "the history" : "user \"" + question.user() + "\"")
+                            + " has no event whose item is in the catalogue; expected at least one");
         }
         return new Asked(question, history, allowed((Question.Recommend) question));
     }
