@@ -131,11 +131,23 @@ public final class Workspace implements AutoCloseable {
         // An eighth more than before: few chunks in the first step, little waste in a later one that is slightly
         // larger.
         long size = Math.max(bytes, Math.max(mergedBytes, Math.max(MIN_CHUNK, begin / 8 & -ALIGNMENT)));
-        Chunk chunk = new Chunk(context.createBuffer(size), begin, size);
+        Chunk chunk = chunk(begin, bytes, size);
         mergedBytes = 0;
         chunks.add(chunk);
         position = begin;
         return chunk;
+    }
+
+    /** A chunk of {@code size}, or of the {@code bytes} that it must have where the device has no more. */
+    private Chunk chunk(long begin, long bytes, long size) {
+        try {
+            return new Chunk(context.createBuffer(size), begin, size);
+        } catch (DeviceOutOfMemoryException e) {
+            if (size == bytes) {
+                throw e;
+            }
+            return chunk(begin, bytes, bytes);
+        }
     }
 
     private void destroyChunks() {

@@ -123,6 +123,17 @@ public final class ItemLlm implements ItemEncoder {
                 packing(tokens, !mean),
                 mean ? context.of(tokens.pathOffsets()) : null,
                 mean ? context.of(tokens.pathRows()) : null);
+        try {
+            compute(workspace, tokens, pass, save);
+            return pass;
+        } catch (RuntimeException | Error e) {
+            pass.close();
+            throw e;
+        }
+    }
+
+    private void compute(Workspace workspace, PackedTokens tokens, Pass pass, boolean save) {
+        boolean mean = pooling == Pooling.MEAN;
         Tensor x = workspace.floats(tokens.rows(), config.hiddenSize());
         ops.embeddingForward(
                 x, pass.ids, readWords == null ? words.value() : readWords, mean ? null : itemToken.value());
@@ -133,7 +144,6 @@ public final class ItemLlm implements ItemEncoder {
             ops.segmentMeanForward(pooled, pass.states.output(), pass.pathOffsets, pass.pathRows);
         }
         pass.projected = projection.forward(workspace, pooled);
-        return pass;
     }
 
     /** Reads word vectors where they are, f32 or bf16 [V, D], instead of a parameter, which is gone from here on. Owns them. */

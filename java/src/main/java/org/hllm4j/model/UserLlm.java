@@ -44,10 +44,11 @@ public final class UserLlm implements AutoCloseable {
     /** One forward pass; close it to free its device index arrays. */
     public static final class Pass implements AutoCloseable {
         private final Packing packing;
-        private Transformer.Pass states;
+        private final Transformer.Pass states;
 
-        private Pass(Packing packing) {
+        private Pass(Packing packing, Transformer.Pass states) {
             this.packing = packing;
+            this.states = states;
         }
 
         /** [T, D], or [I, D] when only some outputs were asked for. */
@@ -74,13 +75,11 @@ public final class UserLlm implements AutoCloseable {
     public Pass forward(Workspace workspace, Tensor x, int[] lengths, int[] wanted, boolean save, Dropout dropout) {
         check(Arrays.stream(lengths).max().orElse(0));
         int[] positions = PackedTokens.sequences(lengths).positions();
-        Pass pass = new Pass(new Packing(
-                        context.of(positions),
-                        context.plan(PlanSpec.causalSequences(lengths).within(transformer.window())),
-                        wanted == null ? null : tail(positions, wanted))
-                .with(dropout));
-        pass.states = transformer.forward(workspace, x, pass.packing, save);
-        return pass;
+        Packing packing = new Packing(
+                context.of(positions),
+                context.plan(PlanSpec.causalSequences(lengths).within(transformer.window())),
+                wanted == null ? null : tail(positions, wanted));
+        return forward(workspace, x, packing.with(dropout), save);
     }
 
     /**
@@ -90,9 +89,7 @@ public final class UserLlm implements AutoCloseable {
      */
     public Pass forward(Workspace workspace, Tensor x, Branches branches, boolean all, boolean save) {
         check(branches.longest());
-        Pass pass = new Pass(branches.packing(context, all, transformer.window()));
-        pass.states = transformer.forward(workspace, x, pass.packing, save);
-        return pass;
+        return forward(workspace, x, branches.packing(context, all, transformer.window()), save);
     }
 
     /**
@@ -104,9 +101,17 @@ public final class UserLlm implements AutoCloseable {
      * @return a pass whose output has the branches of each history, or its last event if it has none
      */
     public Pass forward(Workspace workspace, Tensor x, KeyValueArena arena, List<CachedHistory> histories) {
-        Pass pass = new Pass(step(arena, histories).packing(context, arena));
-        pass.states = transformer.forward(workspace, x, pass.packing, false);
-        return pass;
+        return forward(workspace, x, step(arena, histories).packing(context, arena), false);
+    }
+
+    /** @param packing is the pass's, and closed where this fails */
+    private Pass forward(Workspace workspace, Tensor x, Packing packing, boolean save) {
+        try {
+            return new Pass(packing, transformer.forward(workspace, x, packing, save));
+        } catch (RuntimeException | Error e) {
+            packing.close();
+            throw e;
+        }
     }
 
     /**

@@ -2,6 +2,7 @@ package org.hllm4j.engine;
 
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.util.ArrayList;
@@ -85,6 +86,21 @@ class WorkspaceTest extends EngineTest {
                 workspace.floats(300_000);
             }
             assertEquals(merged, workspace.bytes());
+        }
+    }
+
+    @Test
+    void oneLargeChunkIsNotInsistedOn() {
+        try (Workspace workspace = context.workspace()) {
+            workspace.floats(300_000);
+            workspace.floats(300_000);
+            workspace.release(0); // 2.4 MB are next, if they can be had
+            Context.memoryLimit(DEVICE, Context.liveBytes(DEVICE) + 1_500_000);
+            workspace.floats(300_000);
+            assertEquals(1_200_000, workspace.bytes());
+            assertThrows(DeviceOutOfMemoryException.class, () -> workspace.floats(300_000));
+        } finally {
+            Context.memoryLimit(DEVICE, 0);
         }
     }
 

@@ -149,6 +149,23 @@ class HllmTest {
         }
     }
 
+    @ParameterizedTest
+    @EnumSource(Pooling.class)
+    void aPassThatFailsLeavesNothing(Pooling pooling) {
+        try (Context context = Context.open(Tiny.device());
+                Hllm model = Tiny.model(context, pooling, Hllm.Trained.NOTHING);
+                Tensor x = context.zeros(DType.F32, 5, model.config().width())) {
+            Workspace closed = context.workspace();
+            closed.close(); // takes nothing any more
+            PackedTokens pack = TokenTrie.pack(new int[][] {{1, 2}, {1, 3}}, pooling == Pooling.TOKEN, true);
+            int[] lengths = {3, 2};
+            long live = Context.liveBytes(Tiny.device());
+            assertThrows(HllmException.class, () -> model.items().forward(closed, pack, false));
+            assertThrows(HllmException.class, () -> model.users().forward(closed, x, lengths, new int[] {4}, false));
+            assertEquals(live, Context.liveBytes(Tiny.device()));
+        }
+    }
+
     private static float[][] encode(Hllm model, int[][] tokens, boolean share) {
         boolean itemToken = model.config().pooling() == Pooling.TOKEN;
         PackedTokens pack = TokenTrie.pack(tokens, itemToken, share);
