@@ -199,13 +199,12 @@ final class ServeCommand extends Subcommand {
     }
 
     private Engine engine(Snapshot first, ItemChanges changes, Metrics metrics) {
-        int kept = slack == null ? Math.min(16, first.mostSlack()) : slack;
         DType type = cacheType == null ? device.activations() : cacheType;
         return new Engine(
                 first,
                 changes,
                 new Engine.Options(
-                        new UserFeatureCache.Options(cacheBytes, kept, BRANCHES, type),
+                        new UserFeatureCache.Options(cacheBytes, slack, BRANCHES, type),
                         queue,
                         batch,
                         Duration.ofNanos((long) (batchMillis * 1e6)),

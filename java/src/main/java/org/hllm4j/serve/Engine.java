@@ -255,15 +255,11 @@ public final class Engine implements AutoCloseable {
         Snapshot old = snapshot;
         try {
             next.apply(changes);
+            UserFeatureCache.check(next.model(), options.cache); // while there is still one
             cache.close(); // first, as two may be more than there is memory for
-            try {
-                cache = new UserFeatureCache(next.model(), options.cache);
-            } catch (RuntimeException | Error e) {
-                cache = new UserFeatureCache(old.model(), options.cache);
-                throw e;
-            }
+            cache = new UserFeatureCache(next.model(), options.cache);
         } catch (RuntimeException | Error e) {
-            next.close();
+            next.close(); // a cache that is closed is made again by the next batch
             throw e;
         }
         snapshot = next;
@@ -370,6 +366,9 @@ public final class Engine implements AutoCloseable {
     }
 
     private void answerAll(List<Asked> asked) {
+        if (cache.isClosed()) { // by a swap that failed
+            cache = new UserFeatureCache(snapshot.model(), options.cache);
+        }
         List<UserFeatureCache.Output> outputs = cache.outputs(
                 snapshot.table(), asked.stream().map(a -> a.request).toList());
         for (int i = 0; i < asked.size(); i++) {

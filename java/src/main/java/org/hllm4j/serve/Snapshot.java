@@ -41,7 +41,7 @@ public final class Snapshot implements AutoCloseable {
     private static final System.Logger LOG = System.getLogger(Snapshot.class.getName());
     private static final String LESS =
             "--dtype=bf16, --add-items=no, a smaller --cache-bytes, or a model of fewer layers or less width";
-    private static final int LEAST_SPARE = 256; // rows by which the tables grow
+    static final int LEAST_SPARE = 256; // rows by which the tables grow
     private static final int MAX_TARGETS = 4096; // that the head sees at a time
 
     private final RunFolder run;
@@ -54,20 +54,30 @@ public final class Snapshot implements AutoCloseable {
     private final Workspace workspace;
     private Tensor table; // [capacity, D]
     private Tensor normalised;
+    private final String tokenizerJson; // null: the item side is not kept
     private ItemTokenizer tokenizer; // made for the first item that is added
     private final List<Change> added = new CopyOnWriteArrayList<>(); // rows after the catalogue's
     private final Map<String, Integer> addedRows = new ConcurrentHashMap<>(); // of ids whose row is not the catalogue's
     private final Map<String, Change> applied = new HashMap<>(); // by id
     private final Set<Integer> removed = ConcurrentHashMap.newKeySet();
 
-    private Snapshot(RunFolder run, Manifest manifest, Context context, Catalogue catalogue, Hllm model, Tensor table) {
+    private Snapshot(
+            RunFolder run,
+            Manifest manifest,
+            String tokenizerJson,
+            float[] priors,
+            Context context,
+            Catalogue catalogue,
+            Hllm model,
+            Tensor table) {
         this.run = run;
         this.modelHash = manifest.modelHash();
         this.textKeys = manifest.textKeys();
         this.context = context;
         this.catalogue = catalogue;
         this.model = model;
-        priors = run.loadPriors(catalogue);
+        this.tokenizerJson = tokenizerJson;
+        this.priors = priors;
         this.table = table;
         workspace = context.workspace();
         normalised = context.zeros(DType.F32, table.size(0), table.size(1));
@@ -105,7 +115,8 @@ public final class Snapshot implements AutoCloseable {
      *
      * @param catalogue read with the manifest's text keys
      * @param progress told how many items are encoded; may be null
-     * @throws HllmException where it does not fit in the device's memory, with the arithmetic
+     * @throws HllmException where it does not fit in the device's memory, with the arithmetic; or where the run is given
+     *     another model meanwhile
      */
     public static Snapshot open(RunFolder run, Catalogue catalogue, Options options, LongConsumer progress) {
         DType storage = options.storage;
@@ -127,7 +138,13 @@ public final class Snapshot implements AutoCloseable {
             if (table == null) {
                 table = encoded(model, run, catalogue, progress);
             }
-            return new Snapshot(run, manifest, context, catalogue, model, table);
+            float[] priors = run.loadPriors(catalogue);
+            boolean readsTexts = model.has(Hllm.Side.ITEM) && manifest.idWidth() == null;
+            String tokenizerJson = readsTexts ? run.tokenizerJson() : null;
+            if (!run.manifest().modelHash().equals(manifest.modelHash())) { // the parts may be of both
+                throw new HllmException(run.path() + ": was given another model while it was loaded; try again");
+            }
+            return new Snapshot(run, manifest, tokenizerJson, priors, context, catalogue, model, table);
         } catch (RuntimeException e) {
             if (table != null) {
                 table.close();
@@ -195,11 +212,6 @@ public final class Snapshot implements AutoCloseable {
 
     public int maxHistory() {
         return model.config().maxHistory();
-    }
-
-    /** See {@link org.hllm4j.model.UserLlm#mostSlack}. */
-    public int mostSlack() {
-        return model.users().mostSlack();
     }
 
     public String device() {
@@ -357,7 +369,7 @@ public final class Snapshot implements AutoCloseable {
     private void add(List<Change> texts) {
         requireItemSide();
         if (tokenizer == null) {
-            tokenizer = ItemTokenizer.fromJson(run.tokenizerJson(), run.path().toString());
+            tokenizer = ItemTokenizer.fromJson(tokenizerJson, run.path().toString());
         }
         ItemText itemText = new ItemText(textKeys);
         int[][] tokens = tokenizer.encodeAll(
@@ -366,11 +378,8 @@ public final class Snapshot implements AutoCloseable {
                 null);
         int first = rows();
         int end = first + texts.size();
-        if (end > table.size(0)) {
-            int capacity = Math.max(end, first + Math.max(LEAST_SPARE, first / 8));
-            table = grown(table, capacity);
-            normalised = grown(normalised, capacity);
-        }
+        table = withRoom(table, end);
+        normalised = withRoom(normalised, end);
         CatalogueEncoder.encode(model, tokens, CatalogueEncoder.rows(model), null, (items, vectors) -> {
             for (int i = 0; i < items.length; i++) {
                 long row = first + items[i];
@@ -389,7 +398,12 @@ public final class Snapshot implements AutoCloseable {
         }
     }
 
-    private Tensor grown(Tensor old, int capacity) {
+    /** A table of at least {@code rows}: this one, or a larger copy in its place. */
+    private Tensor withRoom(Tensor old, int rows) {
+        if (rows <= old.size(0)) {
+            return old;
+        }
+        int capacity = Math.max(rows, rows() + Math.max(LEAST_SPARE, rows() / 8));
         Tensor larger = context.zeros(DType.F32, capacity, old.size(1));
         context.ops().convert(larger.rows(0, old.size(0)), old);
         old.close();

@@ -43,6 +43,7 @@ public final class UserFeatureCache implements AutoCloseable {
     /** In {@link Request#targets}: the [USER] token of late fusion. */
     public static final int USER = -1;
 
+    private static final int DEFAULT_SLACK = 16;
     private static final int PAGE = 16;
     private static final int MAX_ROWS = 4096; // computed at a time, unless one history alone is longer
     private static final int MAX_GRAPH_ROWS = 128; // of more rows, operations take longer than their launches
@@ -50,11 +51,15 @@ public final class UserFeatureCache implements AutoCloseable {
     /**
      * @param bytes of the arena
      * @param slack events beyond max history that a window may grow to, at most {@link UserLlm#mostSlack}; more: fewer windows are
-     *     computed anew, and keys take more memory
+     *     computed anew, and keys take more memory. Null: 16, or the most that the model takes
      * @param branches targets that are computed at a time; their rows are part of the arena
      * @param dtype of keys and values, see {@link KeyValueArena}
      */
-    public record Options(long bytes, int slack, int branches, DType dtype) {}
+    public record Options(long bytes, Integer slack, int branches, DType dtype) {
+        int slackFor(Hllm model) {
+            return slack == null ? Math.min(DEFAULT_SLACK, model.users().mostSlack()) : slack;
+        }
+    }
 
     /**
      * @param user whose keys and values are kept; null: nobody's, nothing is kept
@@ -126,7 +131,7 @@ public final class UserFeatureCache implements AutoCloseable {
             this.request = request;
             key = request.user == null ? new Object() : request.user;
             int events = request.history.length;
-            window = Arrays.copyOfRange(request.history, start(events, maxHistory, options.slack), events);
+            window = Arrays.copyOfRange(request.history, start(events, maxHistory, slack), events);
             states = new float[outputs() * width];
             if (window.length == 0 && request.targets.length == 0) {
                 throw new HllmException("the history is empty; expected at least one event to predict the next from");
@@ -191,6 +196,7 @@ public final class UserFeatureCache implements AutoCloseable {
     private final Hllm model;
     private final Options options;
     private final int maxHistory;
+    private final int slack;
     private final int width;
     private final Parameter userToken; // null without one
     private final KeyValueArena arena; // pages, then the rows of branches
@@ -205,6 +211,7 @@ public final class UserFeatureCache implements AutoCloseable {
     private long computed;
     private long needed;
     private long launches;
+    private boolean closed;
     private volatile Stats stats;
 
     /** @param model stays the caller's, and must stay open */
@@ -215,27 +222,39 @@ public final class UserFeatureCache implements AutoCloseable {
         width = model.config().width();
         RankingHead ranker = model.ranker();
         userToken = ranker == null ? null : ranker.userToken();
-        int mostSlack = model.users().mostSlack();
-        if (options.slack < 0 || options.slack > mostSlack || options.branches < 1) {
-            throw new HllmException("user cache: slack " + options.slack + " must be from 0 to " + mostSlack
-                    + " for a model whose max history is " + maxHistory + ", and branches " + options.branches
-                    + " at least 1");
-        }
-        long rowBytes = KeyValueArena.bytesPerRow(model.config().user(), options.dtype);
-        long found = (Math.min(options.bytes / rowBytes, Integer.MAX_VALUE / 2) - options.branches) / PAGE;
-        int least = pagesFor(maxHistory + options.slack);
-        if (found < least) {
-            throw new HllmException("user cache: " + options.bytes + " bytes do not hold one user's "
-                    + (maxHistory + options.slack) + " events and " + options.branches + " branches; expected at least "
-                    + rowBytes * ((long) least * PAGE + options.branches));
-        }
-        pages = (int) found;
+        slack = options.slackFor(model);
+        pages = check(model, options);
         arena = new KeyValueArena(
                 model.context(), model.config().user(), pages * PAGE + options.branches, options.dtype);
         workspace = model.context().workspace();
         graphs = model.context().device().equals("cpu") ? null : new HashMap<>();
         IntStream.range(0, pages).forEach(free::add);
         publish();
+    }
+
+    /**
+     * Pages that a cache of these options has for a model.
+     *
+     * @throws HllmException where the model does not take the slack, or the bytes do not hold one user
+     */
+    static int check(Hllm model, Options options) {
+        int maxHistory = model.config().maxHistory();
+        int mostSlack = model.users().mostSlack();
+        int slack = options.slackFor(model);
+        if (slack < 0 || slack > mostSlack || options.branches < 1) {
+            throw new HllmException("user cache: slack " + slack + " must be from 0 to " + mostSlack
+                    + " for a model whose max history is " + maxHistory + ", and branches " + options.branches
+                    + " at least 1");
+        }
+        long rowBytes = KeyValueArena.bytesPerRow(model.config().user(), options.dtype);
+        long pages = (Math.min(options.bytes / rowBytes, Integer.MAX_VALUE / 2) - options.branches) / PAGE;
+        int least = pagesFor(maxHistory + slack);
+        if (pages < least) {
+            throw new HllmException("user cache: " + options.bytes + " bytes do not hold one user's "
+                    + (maxHistory + slack) + " events and " + options.branches + " branches; expected at least "
+                    + rowBytes * ((long) least * PAGE + options.branches));
+        }
+        return (int) pages;
     }
 
     /** First event of the window of a history: 0, until it has more than {@code max + slack} events. */
@@ -260,6 +279,13 @@ public final class UserFeatureCache implements AutoCloseable {
                 }
                 waiting.removeIf(Work::isDone);
             }
+        } catch (RuntimeException | Error e) {
+            List<Object> pinned = entries.entrySet().stream()
+                    .filter(entry -> entry.getValue().pinned)
+                    .map(Map.Entry::getKey)
+                    .toList();
+            pinned.forEach(this::forget); // what their pages hold is not known
+            throw e;
         } finally {
             all.stream().filter(work -> work.request.user == null).forEach(work -> forget(work.key));
             publish();
@@ -338,12 +364,12 @@ public final class UserFeatureCache implements AutoCloseable {
             entry.pinned = false;
             return false;
         }
+        entries.put(key, entry);
         release(entry, Math.min(had, count));
         entry.pages = Arrays.copyOf(entry.pages, count);
         for (int i = had; i < count; i++) {
             entry.pages[i] = free.remove();
         }
-        entries.put(key, entry);
         return true;
     }
 
@@ -373,9 +399,6 @@ public final class UserFeatureCache implements AutoCloseable {
             states = graphs != null && isAppend(histories, branches)
                     ? launch(table, inputs, histories, branches)
                     : forward(table, inputs, histories);
-        } catch (RuntimeException | Error e) {
-            round.forEach(step -> forget(step.work.key)); // what their pages hold is not known
-            throw e;
         } finally {
             workspace.release(0);
         }
@@ -435,7 +458,7 @@ public final class UserFeatureCache implements AutoCloseable {
         Tensor x = vectors(table, Arrays.copyOf(inputs, branch ? 2 * users : users)); // item 0 for them
         AppendGraph graph = graphs.computeIfAbsent(
                 new Shape(users, branch),
-                shape -> model.users().appendGraph(arena, histories, pagesFor(maxHistory + options.slack) + 1));
+                shape -> model.users().appendGraph(arena, histories, pagesFor(maxHistory + slack) + 1));
         launches++;
         return graph.run(x, histories).rows(0, outputs).toFloats();
     }
@@ -466,8 +489,14 @@ public final class UserFeatureCache implements AutoCloseable {
         return stats;
     }
 
+    boolean isClosed() {
+        return closed;
+    }
+
+    /** Frees the memory; a second call does nothing. */
     @Override
     public void close() {
+        closed = true;
         if (graphs != null) {
             graphs.values().forEach(AppendGraph::close);
         }

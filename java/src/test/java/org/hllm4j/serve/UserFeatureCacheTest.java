@@ -304,6 +304,22 @@ class UserFeatureCacheTest {
     }
 
     @Test
+    void usersOfAPassThatFailsAreForgotten() {
+        open(DType.F32);
+        int[] history = random.ints(MAX, 0, ITEMS).toArray();
+        try (UserFeatureCache cache = cache(DType.F32, 6)) {
+            computed(cache, Arrays.copyOf(history, MAX - 1));
+            Context.memoryLimit(device, 1);
+            assertThrows(HllmException.class, () -> cache.outputs(table, List.of(new Request("u", new int[17], 1))));
+            Context.memoryLimit(device, 0);
+            assertEquals(0, cache.stats().pagesUsed());
+            assertEquals(MAX, computed(cache, history));
+        } finally {
+            Context.memoryLimit(device, 0);
+        }
+    }
+
+    @Test
     void somebodyWithoutAHistoryIsRankedForButNotPredicted() {
         open(DType.F32);
         try (UserFeatureCache cache = cache(DType.F32, 6)) {
