@@ -272,7 +272,7 @@ final class Api {
         }
         change.whenComplete((result, error) -> changes.release());
         try {
-            return await(change);
+            return await(change.copy()); // whoever stops waiting does not stop the change, and its place stays taken
         } catch (DiskException e) {
             throw notKept(e);
         }

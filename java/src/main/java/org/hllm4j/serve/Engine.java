@@ -173,19 +173,21 @@ public final class Engine implements AutoCloseable {
         return changes.put(change);
     }
 
-    /** Waits for the disk on a thread of its own: the engine's goes on. */
+    /** Waits for the disk on a thread of its own: the engine's goes on. Whoever cancels the result does not stop it. */
     private static <T> CompletableFuture<T> kept(CompletableFuture<Kept<T>> made) {
         return made.thenApplyAsync(
-                kept -> {
-                    kept.await.run();
-                    return kept.value;
-                },
-                Thread::startVirtualThread);
+                        kept -> {
+                            kept.await.run();
+                            return kept.value;
+                        },
+                        Thread::startVirtualThread)
+                .copy();
     }
 
     /**
      * Takes over another generation between two batches, and closes the present one. Changes of items that it does not have
-     * yet are made in it. Keys and values belong to a model, so all users' are computed anew.
+     * yet are made in it. Keys and values belong to a model, so all users' are computed anew. Where it fails, the present one
+     * goes on.
      *
      * @param next is the engine's from now on, which closes it, even where this fails
      */
@@ -230,23 +232,20 @@ public final class Engine implements AutoCloseable {
     // ---- The engine's thread ----------------------------------------------------------------------------------------
 
     private void run() {
-        while (true) {
-            Runnable chore = inbox.chore();
+        Runnable chore;
+        List<Question> batch;
+        do { // in turn, so that many chores do not keep questions waiting
+            chore = inbox.chore();
             if (chore != null) {
                 chore.run();
-                continue;
             }
-            List<Question> batch = inbox.batch(options.batch, options.gather.toNanos());
-            if (batch.isEmpty()) {
-                break;
-            }
+            batch = inbox.batch(options.batch, options.gather.toNanos());
             try {
                 answer(batch);
             } catch (RuntimeException | Error e) {
-                LOG.log(System.Logger.Level.ERROR, "a batch of " + batch.size() + " questions failed", e);
-                batch.forEach(question -> fail(question, e));
+                fail(batch, e);
             }
-        }
+        } while (chore != null || !batch.isEmpty());
         cache.close();
         snapshot.close();
     }
@@ -306,17 +305,27 @@ public final class Engine implements AutoCloseable {
             for (end = from + 1; end < asked.size() && states + asked.get(end).states() <= MAX_STATES; end++) {
                 states += asked.get(end).states();
             }
+            List<Asked> group = asked.subList(from, end);
             try {
-                answerAll(asked.subList(from, end));
+                answerAll(group);
+            } catch (RuntimeException | Error e) { // this group's alone
+                fail(group.stream().map(a -> a.question).toList(), e);
             } finally {
                 snapshot.workspace().release(0);
             }
         }
         long computed = System.nanoTime() - begin;
         for (Asked a : asked) {
-            String operation = a.question instanceof Question.Recommend ? "recommend" : "rank";
-            options.listener.answered(operation, begin - a.question.asked(), computed, batch.size());
+            if (!a.question.answer().isCompletedExceptionally()) {
+                String operation = a.question instanceof Question.Recommend ? "recommend" : "rank";
+                options.listener.answered(operation, begin - a.question.asked(), computed, batch.size());
+            }
         }
+    }
+
+    private void fail(List<Question> questions, Throwable reason) {
+        LOG.log(System.Logger.Level.ERROR, questions.size() + " questions failed", reason);
+        questions.forEach(question -> fail(question, reason));
     }
 
     private void fail(Question question, Throwable reason) {

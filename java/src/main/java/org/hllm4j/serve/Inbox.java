@@ -7,7 +7,7 @@ import java.util.List;
 import java.util.concurrent.locks.Condition;
 import java.util.concurrent.locks.ReentrantLock;
 
-/** What waits for the engine: a bounded queue of questions, and chores, which are few and go first. Any thread. */
+/** What waits for the engine: a bounded queue of questions, and chores, which take turns with batches of them. Any thread. */
 final class Inbox {
     private final int limit;
     private final ReentrantLock lock = new ReentrantLock();
@@ -25,6 +25,9 @@ final class Inbox {
         lock.lock();
         try {
             requireOpen();
+            if (questions.size() == limit) {
+                questions.removeIf(waiting -> waiting.answer().isDone()); // cancelled
+            }
             if (questions.size() == limit) {
                 throw new BusyException(limit);
             }
@@ -52,7 +55,7 @@ final class Inbox {
         }
     }
 
-    /** The next chore; or null, where questions go first or nothing is left in a closed inbox. Waits for either. */
+    /** The next chore; or null, where there are questions alone or nothing is left in a closed inbox. Waits for either. */
     Runnable chore() {
         lock.lock();
         try {
@@ -66,8 +69,8 @@ final class Inbox {
     }
 
     /**
-     * The next questions, at most {@code most}: waits until the first is {@code nanos} old, in case others come; after
-     * {@link #chore} said null. None where a closed inbox is empty.
+     * The next questions, at most {@code most}: waits until the first is {@code nanos} old, in case others come and no chore
+     * does. None where there are none; does not wait for the first.
      */
     List<Question> batch(int most, long nanos) {
         lock.lock();

@@ -28,6 +28,7 @@ import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import java.util.stream.Stream;
 import org.hllm4j.HllmException;
 import org.hllm4j.Tiny;
 import org.hllm4j.engine.Context;
@@ -406,6 +407,34 @@ class HllmServerTest {
             assertEquals(504, late.join().status());
             goOn.countDown();
             assertEquals(200, server.get("/v1/users/u/recommendations").status());
+        } finally {
+            goOn.countDown();
+        }
+    }
+
+    /** One that nobody waits for any more has its place until it is made. */
+    @Test
+    void changesOfItemsThatWaitAreLimited() throws InterruptedException {
+        CountDownLatch stands = new CountDownLatch(1);
+        CountDownLatch goOn = new CountDownLatch(1);
+        Limits limits = Limits.DEFAULTS.withTime(Duration.ofMillis(1500));
+        try (TinyServer server = new TinyServer(folder, run, null, limits, TinyServer.ENGINE, still(stands, goOn))) {
+            server.events("u", "i1");
+            assertEquals(200, server.get("/v1/users/u/recommendations").status());
+            stands.await();
+            List<CompletableFuture<Answered>> late = Stream.generate(() -> CompletableFuture.supplyAsync(
+                            () -> server.delete("/v1/items/i1"), Thread::startVirtualThread))
+                    .limit(16)
+                    .toList();
+            List<Integer> found = new ArrayList<>();
+            late.forEach(answer -> found.add(answer.join().status()));
+            found.add(server.delete("/v1/items/i1").status());
+            goOn.countDown(); // before anything can fail: a close waits for it
+            assertEquals(Collections.nCopies(16, 504), found.subList(0, 16));
+            assertEquals(503, found.getLast());
+            while (server.engine.snapshot().items() == TinyServer.ITEMS) {
+                Thread.sleep(5);
+            }
         } finally {
             goOn.countDown();
         }

@@ -34,6 +34,7 @@ import org.hllm4j.data.Catalogue;
 import org.hllm4j.data.LabelledSequence;
 import org.hllm4j.engine.Context;
 import org.hllm4j.engine.DType;
+import org.hllm4j.engine.DeviceOutOfMemoryException;
 import org.hllm4j.model.EventScorer;
 import org.hllm4j.model.Fusion;
 import org.hllm4j.model.Hllm;
@@ -155,10 +156,14 @@ class EngineTest {
 
     /** Without slack, so that the model sees what {@link Recommender} shows it. */
     private Engine engine(Snapshot snapshot, int queue, int batch, Duration gather, Engine.Listener listener) {
+        return new Engine(
+                snapshot, changes, new Engine.Options(cacheOptions(snapshot, 0), queue, batch, gather, listener));
+    }
+
+    private static UserFeatureCache.Options cacheOptions(Snapshot snapshot, Integer slack) {
         DType activations = Context.activations(Tiny.device(), DType.F32);
         long row = KeyValueArena.bytesPerRow(snapshot.model().config().user(), activations);
-        UserFeatureCache.Options cache = new UserFeatureCache.Options((16 * PAGES + 8) * row, 0, 8, activations);
-        return new Engine(snapshot, changes, new Engine.Options(cache, queue, batch, gather, listener));
+        return new UserFeatureCache.Options((16 * PAGES + 8) * row, slack, 8, activations);
     }
 
     private Engine engine(Snapshot snapshot) {
@@ -175,6 +180,18 @@ class EngineTest {
 
     private static List<String> ids(Answer answer) {
         return answer.items().stream().map(Recommendation::itemId).toList();
+    }
+
+    /** Stands still after every answer, until it may go on. */
+    private static Engine.Listener still(CountDownLatch stands, CountDownLatch goOn) {
+        return (operation, waited, computed, batch) -> {
+            stands.countDown();
+            try {
+                goOn.await();
+            } catch (InterruptedException e) {
+                throw new IllegalStateException(e);
+            }
+        };
     }
 
     private static HllmException failure(CompletableFuture<?> future) {
@@ -514,21 +531,77 @@ class EngineTest {
         assertTrue(compared > 10, compared + " answers");
     }
 
+    @Test
+    void aRunThatIsTrainedAnewWhileItIsLoadedIsRefused() throws IOException {
+        RunFolder run = run("run", null, 1);
+        HllmException refused = assertThrows(
+                HllmException.class,
+                () -> Snapshot.open(run, catalogue, Tiny.device(), DType.F32, encoded -> run("run", null, 2)));
+        assertTrue(refused.getMessage().contains("try again"), refused.getMessage());
+        try (Engine engine = engine(run)) {
+            Files.delete(run.path().resolve("model-1/item/tokenizer.json")); // once it is loaded, nothing is read
+            assertEquals(ITEMS, engine.add("new", Map.of("title", "film 7")).join());
+        }
+    }
+
+    @Test
+    void aSwapThatFailsLeavesTheModelAndItsUsers() throws IOException {
+        RunFolder run = run("run", null, 1);
+        RunFolder shorter = run("shorter", null, 2);
+        String manifest = Files.readString(shorter.manifestFile());
+        Files.writeString(shorter.manifestFile(), manifest.replace("\"maxHistory\" : 6", "\"maxHistory\" : 2"));
+        source.append(List.of(new Event("u", "i1", 1), new Event("u", "i2", 2), new Event("u", "i3", 3)));
+        for (Integer slack : new Integer[] {4, null}) {
+            Snapshot first = snapshot(run);
+            Engine.Options options =
+                    new Engine.Options(cacheOptions(first, slack), 9, 1, Duration.ZERO, Engine.Listener.NONE);
+            try (Engine engine = new Engine(first, changes, options);
+                    Retriever retriever = new Retriever(engine, source)) {
+                List<Recommendation> before =
+                        retriever.recommend("u", 5, ALL).join().items();
+                CompletableFuture<Void> swap = engine.swap(snapshot(shorter));
+                if (slack == null) { // what the model takes
+                    swap.join();
+                    assertEquals(3, retriever.recommend("u", 5, ALL).join().events());
+                    continue;
+                }
+                assertTrue(failure(swap).getMessage().contains("slack 4"));
+                assertEquals(0, retriever.recommend("u", 5, ALL).join().computed(), "still cached");
+
+                Snapshot next = snapshot(run);
+                Context.memoryLimit(Tiny.device(), 1);
+                assertInstanceOf(DeviceOutOfMemoryException.class, failure(engine.swap(next)));
+                failure(retriever.recommend("u", 5, ALL));
+                Context.memoryLimit(Tiny.device(), 0);
+                assertEquals(before, retriever.recommend("u", 5, ALL).join().items());
+                assertEquals(1, engine.stats().generations());
+            } finally {
+                Context.memoryLimit(Tiny.device(), 0);
+            }
+        }
+    }
+
+    @Test
+    void tablesThatCouldNotGrowGrowLater() {
+        RunFolder run = run("run", null, 1);
+        try (Engine engine = engine(run)) {
+            long bytes = (ITEMS + Snapshot.LEAST_SPARE) * 4L * run.width(); // of a larger table; there are two
+            Context.memoryLimit(Tiny.device(), Context.liveBytes(Tiny.device()) + bytes * 3 / 2);
+            assertInstanceOf(DeviceOutOfMemoryException.class, failure(engine.add("new", Map.of("title", "film 7"))));
+            Context.memoryLimit(Tiny.device(), 0);
+            assertEquals(ITEMS, engine.add("new", Map.of("title", "film 7")).join());
+        } finally {
+            Context.memoryLimit(Tiny.device(), 0);
+        }
+    }
+
     // ---- The queue --------------------------------------------------------------------------------------------------
 
     @Test
     void aFullQueueIsBusyAndACloseAnswersWhatWaits() throws Exception {
         CountDownLatch held = new CountDownLatch(1);
         CountDownLatch go = new CountDownLatch(1);
-        Engine engine =
-                engine(snapshot(run("run", null, 1)), 3, 2, Duration.ZERO, (operation, waited, computed, batch) -> {
-                    held.countDown();
-                    try {
-                        go.await();
-                    } catch (InterruptedException e) {
-                        throw new IllegalStateException(e);
-                    }
-                });
+        Engine engine = engine(snapshot(run("run", null, 1)), 3, 2, Duration.ZERO, still(held, go));
         Retriever retriever = new Retriever(engine, source);
         List<CompletableFuture<Answer>> asked = new ArrayList<>();
         asked.add(retriever.recommend(List.of("i1"), 3, ALL));
@@ -540,6 +613,7 @@ class EngineTest {
         assertTrue(busy.getMessage().contains("3 requests"), busy.getMessage());
         assertEquals(3, engine.stats().waiting());
         asked.get(2).cancel(false);
+        asked.add(retriever.recommend(List.of("i1"), 3, ALL)); // in its place
         Thread closing = Thread.ofPlatform().start(engine::close);
         go.countDown();
         closing.join();
@@ -547,12 +621,90 @@ class EngineTest {
         assertEquals(3, answer.size());
         assertEquals(answer, ids(asked.get(1).join()));
         assertEquals(answer, ids(asked.get(3).join()));
+        assertEquals(answer, ids(asked.get(4).join()));
         assertEquals(1, engine.stats().busy());
-        assertEquals(3, engine.stats().answered(), "nobody waited for the cancelled one");
+        assertEquals(4, engine.stats().answered(), "nobody waited for the cancelled one");
         assertThrows(HllmException.class, () -> retriever.recommend(List.of("i1"), 3, ALL));
         Snapshot late = snapshot(new RunFolder(folder.resolve("run")));
         assertThrows(HllmException.class, () -> engine.swap(late));
         engine.close();
+    }
+
+    @Test
+    void changesOfItemsTakeTurnsWithQuestions() throws Exception {
+        CountDownLatch held = new CountDownLatch(1);
+        CountDownLatch go = new CountDownLatch(1);
+        try (Engine engine = engine(snapshot(run("run", null, 1)), 9, 1, Duration.ZERO, still(held, go));
+                Retriever retriever = new Retriever(engine, source)) {
+            retriever.recommend(List.of("i1"), 3, ALL);
+            held.await();
+            for (int i = 0; i < 10; i++) {
+                engine.add("new" + i, Map.of("title", "film " + i));
+            }
+            List<CompletableFuture<Integer>> items = IntStream.range(0, 2)
+                    .mapToObj(i -> retriever.recommend(List.of("i1"), 3, ALL))
+                    .map(answer -> answer.thenApply(a -> engine.snapshot().items())) // by the engine's thread
+                    .toList();
+            go.countDown();
+            assertEquals(
+                    List.of(ITEMS + 1, ITEMS + 2),
+                    items.stream().map(CompletableFuture::join).toList());
+        } finally {
+            go.countDown();
+        }
+    }
+
+    @Test
+    void aChangeThatNobodyWaitsForIsKeptAllTheSame() throws Exception {
+        CountDownLatch held = new CountDownLatch(1);
+        CountDownLatch go = new CountDownLatch(1);
+        Path file = folder.resolve("events.log.items");
+        changes = ItemChanges.open(file, new Fsync.Always());
+        long empty = Files.size(file);
+        try (Engine engine = engine(snapshot(run("run", null, 1)), 9, 1, Duration.ZERO, still(held, go));
+                Retriever retriever = new Retriever(engine, source)) {
+            retriever.recommend(List.of("i1"), 3, ALL);
+            held.await();
+            assertTrue(engine.add("new", Map.of("title", "film 7")).cancel(false));
+            go.countDown();
+            long deadline = System.nanoTime() + Duration.ofMinutes(1).toNanos();
+            while (Files.size(file) == empty) {
+                assertTrue(System.nanoTime() < deadline, "nothing is written");
+                Thread.sleep(5);
+            }
+        } finally {
+            go.countDown();
+        }
+    }
+
+    /** Of a batch, those that are computed together: the first does not fit in memory, the second does. */
+    @Test
+    void questionsThatFailDoNotFailOthers() {
+        AtomicInteger heard = new AtomicInteger();
+        Engine engine = engine(
+                snapshot(run("run", Fusion.EARLY, 1)),
+                9,
+                2,
+                Duration.ofMinutes(10),
+                (operation, waited, computed, batch) -> heard.incrementAndGet());
+        try (engine;
+                Ranker ranker = new Ranker(engine, source)) {
+            List<String> history = List.of("i1", "i2");
+            List<String> many = IntStream.range(0, 16384).mapToObj(i -> "i1").toList();
+            List<CompletableFuture<Answer>> warm = Stream.of("i3", "i4")
+                    .map(item -> ranker.rank(history, List.of(item)))
+                    .toList();
+            warm.forEach(CompletableFuture::join);
+            Context.memoryLimit(Tiny.device(), Context.liveBytes(Tiny.device()) + (1 << 20));
+            CompletableFuture<Answer> large = ranker.rank(history, many);
+            CompletableFuture<Answer> small = ranker.rank(history, List.of("i3"));
+            assertInstanceOf(DeviceOutOfMemoryException.class, failure(large));
+            assertEquals(warm.getFirst().join().items(), small.join().items());
+            assertEquals(1, engine.stats().failed());
+        } finally {
+            Context.memoryLimit(Tiny.device(), 0);
+        }
+        assertEquals(3, heard.get());
     }
 
     @Test
