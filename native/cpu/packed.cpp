@@ -10,7 +10,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstring>
 #include <type_traits>
 #include <utility>
@@ -275,9 +274,6 @@ void pack_panel(void* to, const View& w, int64_t begin, const float* factors) {
         }
 }
 
-float widened(float value) { return value; }
-float widened(uint16_t value) { return std::bit_cast<float>(static_cast<uint32_t>(value) << 16); }
-
 // A float32 panel, of a w whose columns lie side by side.
 template <class T>
 void pack_columns(void* to, const View& w, int64_t begin) {
@@ -285,7 +281,7 @@ void pack_columns(void* to, const View& w, int64_t begin) {
     auto* panel = static_cast<float*>(to);
     for (int64_t k = 0; k < K; k++, panel += columns) {
         const T* from = static_cast<const T*>(w.data) + begin + k * w.stride[1];
-        std::transform(from, from + N, panel, [](T value) { return widened(value); });
+        std::transform(from, from + N, panel, [](T value) { return HWY_NAMESPACE::widen(value); });
         std::fill(panel + N, panel + columns, 0.f);
     }
 }
