@@ -36,6 +36,7 @@ import org.hllm4j.http.TinyServer.Answered;
 import org.hllm4j.model.Fusion;
 import org.hllm4j.run.RunFolder;
 import org.hllm4j.serve.Engine;
+import org.hllm4j.serve.Standstill;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -326,14 +327,13 @@ class HllmServerTest {
     /** The engine stands still in its listener: a first question was answered, a second waits, a third finds no place. */
     @Test
     void aFullQueueSaysBusy() throws InterruptedException {
-        CountDownLatch stands = new CountDownLatch(1);
-        CountDownLatch goOn = new CountDownLatch(1);
+        Standstill still = new Standstill();
         Engine.Options narrow =
                 new Engine.Options(TinyServer.ENGINE.cache(), 1, 1, Duration.ZERO, Engine.Listener.NONE);
-        try (TinyServer server = new TinyServer(folder, run, null, Limits.DEFAULTS, narrow, still(stands, goOn))) {
+        try (TinyServer server = new TinyServer(folder, run, null, Limits.DEFAULTS, narrow, still)) {
             server.events("u", "i1");
             assertEquals(200, server.get("/v1/users/u/recommendations").status());
-            stands.await();
+            still.await();
             CompletableFuture<Answered> second =
                     CompletableFuture.supplyAsync(() -> server.get("/v1/users/u/recommendations"));
             while (server.engine.stats().waiting() == 0) {
@@ -346,22 +346,11 @@ class HllmServerTest {
             assertTrue(third.message().contains("busy"), third.message());
             assertEquals(200, server.events("u", "i2").status(), "events do not need the engine");
             assertTrue(server.get("/metrics").response().body().contains("\nhllm_busy_total 1\n"));
-            goOn.countDown();
+            still.goOn();
             assertEquals(200, second.join().status());
         } finally {
-            goOn.countDown();
+            still.goOn();
         }
-    }
-
-    private static Engine.Listener still(CountDownLatch stands, CountDownLatch goOn) {
-        return (operation, waited, computed, batch) -> {
-            stands.countDown();
-            try {
-                goOn.await();
-            } catch (InterruptedException e) {
-                throw new IllegalStateException(e);
-            }
-        };
     }
 
     /** It keeps its place among the requests until then. */
@@ -388,13 +377,12 @@ class HllmServerTest {
 
     @Test
     void timeAndRequestsAreLimited() throws InterruptedException {
-        CountDownLatch stands = new CountDownLatch(1);
-        CountDownLatch goOn = new CountDownLatch(1);
+        Standstill still = new Standstill();
         Limits limits = Limits.DEFAULTS.withRequests(1).withTime(Duration.ofSeconds(3));
-        try (TinyServer server = new TinyServer(folder, run, null, limits, TinyServer.ENGINE, still(stands, goOn))) {
+        try (TinyServer server = new TinyServer(folder, run, null, limits, TinyServer.ENGINE, still)) {
             server.events("u", "i1");
             assertEquals(200, server.get("/v1/users/u/recommendations").status());
-            stands.await();
+            still.await();
             CompletableFuture<Answered> late =
                     CompletableFuture.supplyAsync(() -> server.get("/v1/users/u/recommendations"));
             while (server.engine.stats().waiting() == 0) {
@@ -404,23 +392,22 @@ class HllmServerTest {
             assertEquals(200, server.get("/health/live").status());
             assertEquals(200, server.get("/metrics").status());
             assertEquals(504, late.join().status());
-            goOn.countDown();
+            still.goOn();
             assertEquals(200, server.get("/v1/users/u/recommendations").status());
         } finally {
-            goOn.countDown();
+            still.goOn();
         }
     }
 
     /** One that nobody waits for any more has its place until it is made. */
     @Test
     void changesOfItemsThatWaitAreLimited() throws InterruptedException {
-        CountDownLatch stands = new CountDownLatch(1);
-        CountDownLatch goOn = new CountDownLatch(1);
+        Standstill still = new Standstill();
         Limits limits = Limits.DEFAULTS.withTime(Duration.ofMillis(1500));
-        try (TinyServer server = new TinyServer(folder, run, null, limits, TinyServer.ENGINE, still(stands, goOn))) {
+        try (TinyServer server = new TinyServer(folder, run, null, limits, TinyServer.ENGINE, still)) {
             server.events("u", "i1");
             assertEquals(200, server.get("/v1/users/u/recommendations").status());
-            stands.await();
+            still.await();
             List<CompletableFuture<Answered>> late = Stream.generate(() -> CompletableFuture.supplyAsync(
                             () -> server.delete("/v1/items/i1"), Thread::startVirtualThread))
                     .limit(16)
@@ -428,14 +415,14 @@ class HllmServerTest {
             List<Integer> found = new ArrayList<>();
             late.forEach(answer -> found.add(answer.join().status()));
             found.add(server.delete("/v1/items/i1").status());
-            goOn.countDown(); // before anything can fail: a close waits for it
+            still.goOn(); // before anything can fail: a close waits for it
             assertEquals(Collections.nCopies(16, 504), found.subList(0, 16));
             assertEquals(503, found.getLast());
             while (server.engine.snapshot().items() == TinyServer.ITEMS) {
                 Thread.sleep(5);
             }
         } finally {
-            goOn.countDown();
+            still.goOn();
         }
     }
 
@@ -571,13 +558,11 @@ class HllmServerTest {
 
     @Test
     void whatIsUnderWayIsAnsweredBeforeItStops() throws InterruptedException {
-        CountDownLatch stands = new CountDownLatch(1);
-        CountDownLatch goOn = new CountDownLatch(1);
-        try (TinyServer server =
-                new TinyServer(folder, run, null, Limits.DEFAULTS, TinyServer.ENGINE, still(stands, goOn))) {
+        Standstill still = new Standstill();
+        try (TinyServer server = new TinyServer(folder, run, null, Limits.DEFAULTS, TinyServer.ENGINE, still)) {
             server.events("u", "i1");
             assertEquals(200, server.get("/v1/users/u/recommendations").status());
-            stands.await();
+            still.await();
             CompletableFuture<Answered> waiting =
                     CompletableFuture.supplyAsync(() -> server.get("/v1/users/u/recommendations"));
             while (server.engine.stats().waiting() == 0) {
@@ -591,11 +576,11 @@ class HllmServerTest {
             assertEquals(503, ready.status());
             assertEquals(503, server.events("u", "i1").status());
             assertFalse(stopped.isDone());
-            goOn.countDown();
+            still.goOn();
             assertEquals(200, waiting.join().status());
             stopped.join();
         } finally {
-            goOn.countDown();
+            still.goOn();
         }
     }
 

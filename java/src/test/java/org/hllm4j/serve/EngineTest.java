@@ -21,7 +21,6 @@ import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
 import java.util.concurrent.ConcurrentLinkedQueue;
-import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
@@ -180,18 +179,6 @@ class EngineTest {
 
     private static List<String> ids(Answer answer) {
         return answer.items().stream().map(Recommendation::itemId).toList();
-    }
-
-    /** Stands still after every answer, until it may go on. */
-    private static Engine.Listener still(CountDownLatch stands, CountDownLatch goOn) {
-        return (operation, waited, computed, batch) -> {
-            stands.countDown();
-            try {
-                goOn.await();
-            } catch (InterruptedException e) {
-                throw new IllegalStateException(e);
-            }
-        };
     }
 
     private static HllmException failure(CompletableFuture<?> future) {
@@ -599,13 +586,12 @@ class EngineTest {
 
     @Test
     void aFullQueueIsBusyAndACloseAnswersWhatWaits() throws Exception {
-        CountDownLatch held = new CountDownLatch(1);
-        CountDownLatch go = new CountDownLatch(1);
-        Engine engine = engine(snapshot(run("run", null, 1)), 3, 2, Duration.ZERO, still(held, go));
+        Standstill still = new Standstill();
+        Engine engine = engine(snapshot(run("run", null, 1)), 3, 2, Duration.ZERO, still);
         Retriever retriever = new Retriever(engine, source);
         List<CompletableFuture<Answer>> asked = new ArrayList<>();
         asked.add(retriever.recommend(List.of("i1"), 3, ALL));
-        held.await();
+        still.await();
         for (int i = 0; i < 3; i++) {
             asked.add(retriever.recommend(List.of("i1"), 3, ALL));
         }
@@ -615,7 +601,7 @@ class EngineTest {
         asked.get(2).cancel(false);
         asked.add(retriever.recommend(List.of("i1"), 3, ALL)); // in its place
         Thread closing = Thread.ofPlatform().start(engine::close);
-        go.countDown();
+        still.goOn();
         closing.join();
         List<String> answer = ids(asked.get(0).join());
         assertEquals(3, answer.size());
@@ -632,12 +618,11 @@ class EngineTest {
 
     @Test
     void changesOfItemsTakeTurnsWithQuestions() throws Exception {
-        CountDownLatch held = new CountDownLatch(1);
-        CountDownLatch go = new CountDownLatch(1);
-        try (Engine engine = engine(snapshot(run("run", null, 1)), 9, 1, Duration.ZERO, still(held, go));
+        Standstill still = new Standstill();
+        try (Engine engine = engine(snapshot(run("run", null, 1)), 9, 1, Duration.ZERO, still);
                 Retriever retriever = new Retriever(engine, source)) {
             retriever.recommend(List.of("i1"), 3, ALL);
-            held.await();
+            still.await();
             for (int i = 0; i < 10; i++) {
                 engine.add("new" + i, Map.of("title", "film " + i));
             }
@@ -645,35 +630,34 @@ class EngineTest {
                     .mapToObj(i -> retriever.recommend(List.of("i1"), 3, ALL))
                     .map(answer -> answer.thenApply(a -> engine.snapshot().items())) // by the engine's thread
                     .toList();
-            go.countDown();
+            still.goOn();
             assertEquals(
                     List.of(ITEMS + 1, ITEMS + 2),
                     items.stream().map(CompletableFuture::join).toList());
         } finally {
-            go.countDown();
+            still.goOn();
         }
     }
 
     @Test
     void aChangeThatNobodyWaitsForIsKeptAllTheSame() throws Exception {
-        CountDownLatch held = new CountDownLatch(1);
-        CountDownLatch go = new CountDownLatch(1);
+        Standstill still = new Standstill();
         Path file = folder.resolve("events.log.items");
         changes = ItemChanges.open(file, new Fsync.Always());
         long empty = Files.size(file);
-        try (Engine engine = engine(snapshot(run("run", null, 1)), 9, 1, Duration.ZERO, still(held, go));
+        try (Engine engine = engine(snapshot(run("run", null, 1)), 9, 1, Duration.ZERO, still);
                 Retriever retriever = new Retriever(engine, source)) {
             retriever.recommend(List.of("i1"), 3, ALL);
-            held.await();
+            still.await();
             assertTrue(engine.add("new", Map.of("title", "film 7")).cancel(false));
-            go.countDown();
+            still.goOn();
             long deadline = System.nanoTime() + Duration.ofMinutes(1).toNanos();
             while (Files.size(file) == empty) {
                 assertTrue(System.nanoTime() < deadline, "nothing is written");
                 Thread.sleep(5);
             }
         } finally {
-            go.countDown();
+            still.goOn();
         }
     }
 
